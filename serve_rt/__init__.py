@@ -1,0 +1,1 @@
+"""Ray Serve's architecture and API without Ray."""
