@@ -1,0 +1,1 @@
+"""Settings and places: read once at the edge of a process and passed down."""

@@ -1,0 +1,52 @@
+"""A machine as its agent registers it (`/nodes/<node>`, under the agent's lease) and as the operator marks it."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from serve_rt.model.ids import NodeId
+from serve_rt.model.resources import NodeResources
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRecord:
+    node_id: NodeId
+    address: str
+    """host:port of the agent's gRPC server."""
+    session: str
+    """Random per run of the agent; an observed record is writable only under the session registered here."""
+    boot_id: str
+    resources: NodeResources
+    labels: Mapping[str, str] = field(default_factory=dict)
+    hostname: str = ""
+    pid: int = 0
+    http_address: str = ""
+    """host:port of the node's HTTP proxy, "" with --no-proxy."""
+    replica_host: str = "127.0.0.1"
+    """Where replicas of this node listen."""
+    highest_revision: int = 0
+    """The highest etcd revision this agent has ever seen: below it, the store went back in time."""
+    started_at_s: float = 0.0
+    registered_since_s: float = 0.0
+    software: str = ""
+    state_dir: str = ""
+    hosts_etcd: bool = False
+    schema: int = 1
+
+
+class NodeMark(enum.Enum):
+    """The operator's word on a node (`/marks/<node>`); outlives the lease."""
+
+    SCHEDULABLE = "schedulable"
+    CORDONED = "cordoned"
+    DRAINING = "draining"
+
+
+@dataclass(frozen=True, slots=True)
+class MarkRecord:
+    node_id: NodeId
+    mark: NodeMark
+    since_s: float = 0.0
+    schema: int = 1

@@ -1,0 +1,72 @@
+"""What a forked child is told on its first day: one value per kind of process, sent as JSON through the launcher.
+
+Secrets are not in here (a process list shows arguments): `token_path` names the 0600 file that holds the token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from serve_rt.model.ids import NodeId
+from serve_rt.model.replica import Assignment
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaStart:
+    """For `serve_rt.replica.main:run`."""
+
+    cluster: str
+    node_id: NodeId
+    assignment: Assignment
+    incarnation: int
+    host: str
+    port: int
+    token_path: str
+    agent_address: str
+    payload_path: str
+    code_dir: str | None
+    state_dir: str
+    advertise_host: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyStart:
+    """For `serve_rt.proxy.main:run`. The listening socket is inherited as file descriptor `socket_fd`."""
+
+    cluster: str
+    node_id: NodeId
+    worker: int
+    socket_fd: int
+    token_path: str
+    agent_address: str
+    routes_path: str
+    """Snapshot of the last RouteTable, so that a proxy starts while etcd is away."""
+    state_dir: str
+    host: str = "127.0.0.1"
+    port: int = 8000
+    root_path: str = ""
+    request_timeout_s: float | None = None
+    keep_alive_timeout_s: float = 90.0
+
+
+@dataclass(frozen=True, slots=True)
+class EtcdAddress:
+    """How to reach etcd: `endpoints` are host:port or unix:/path."""
+
+    endpoints: tuple[str, ...]
+    ca: str = ""
+    cert: str = ""
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ControllerStart:
+    """For `serve_rt.controller.main:run`."""
+
+    cluster: str
+    node_id: NodeId
+    host: str
+    token_path: str
+    etcd: EtcdAddress
+    state_dir: str
+    advertise_host: str = ""

@@ -1,0 +1,172 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from typing import ClassVar as _ClassVar, Iterable as _Iterable, Optional as _Optional
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class DeployRequest(_message.Message):
+    __slots__ = ("application", "force", "forwarded")
+    APPLICATION_FIELD_NUMBER: _ClassVar[int]
+    FORCE_FIELD_NUMBER: _ClassVar[int]
+    FORWARDED_FIELD_NUMBER: _ClassVar[int]
+    application: bytes
+    force: bool
+    forwarded: bool
+    def __init__(self, application: _Optional[bytes] = ..., force: bool = ..., forwarded: bool = ...) -> None: ...
+
+class DeleteRequest(_message.Message):
+    __slots__ = ("app", "deploy_id", "forwarded")
+    APP_FIELD_NUMBER: _ClassVar[int]
+    DEPLOY_ID_FIELD_NUMBER: _ClassVar[int]
+    FORWARDED_FIELD_NUMBER: _ClassVar[int]
+    app: str
+    deploy_id: str
+    forwarded: bool
+    def __init__(self, app: _Optional[str] = ..., deploy_id: _Optional[str] = ..., forwarded: bool = ...) -> None: ...
+
+class ChangeReply(_message.Message):
+    __slots__ = ("deploy_id", "revision")
+    DEPLOY_ID_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    deploy_id: str
+    revision: int
+    def __init__(self, deploy_id: _Optional[str] = ..., revision: _Optional[int] = ...) -> None: ...
+
+class StatusRequest(_message.Message):
+    __slots__ = ("app",)
+    APP_FIELD_NUMBER: _ClassVar[int]
+    app: str
+    def __init__(self, app: _Optional[str] = ...) -> None: ...
+
+class StatusReply(_message.Message):
+    __slots__ = ("status",)
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    status: bytes
+    def __init__(self, status: _Optional[bytes] = ...) -> None: ...
+
+class NodesRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class NodesReply(_message.Message):
+    __slots__ = ("nodes",)
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    nodes: bytes
+    def __init__(self, nodes: _Optional[bytes] = ...) -> None: ...
+
+class FeedRequest(_message.Message):
+    __slots__ = ("subscriber",)
+    SUBSCRIBER_FIELD_NUMBER: _ClassVar[int]
+    subscriber: str
+    def __init__(self, subscriber: _Optional[str] = ...) -> None: ...
+
+class FeedUpdate(_message.Message):
+    __slots__ = ("table",)
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    table: bytes
+    def __init__(self, table: _Optional[bytes] = ...) -> None: ...
+
+class BlobChunk(_message.Message):
+    __slots__ = ("digest", "data")
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    digest: str
+    data: bytes
+    def __init__(self, digest: _Optional[str] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class PutBlobReply(_message.Message):
+    __slots__ = ("existed",)
+    EXISTED_FIELD_NUMBER: _ClassVar[int]
+    existed: bool
+    def __init__(self, existed: bool = ...) -> None: ...
+
+class GetBlobRequest(_message.Message):
+    __slots__ = ("digest", "local_only")
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    LOCAL_ONLY_FIELD_NUMBER: _ClassVar[int]
+    digest: str
+    local_only: bool
+    def __init__(self, digest: _Optional[str] = ..., local_only: bool = ...) -> None: ...
+
+class LogsRequest(_message.Message):
+    __slots__ = ("app", "replica", "tail_lines", "follow", "local_only")
+    APP_FIELD_NUMBER: _ClassVar[int]
+    REPLICA_FIELD_NUMBER: _ClassVar[int]
+    TAIL_LINES_FIELD_NUMBER: _ClassVar[int]
+    FOLLOW_FIELD_NUMBER: _ClassVar[int]
+    LOCAL_ONLY_FIELD_NUMBER: _ClassVar[int]
+    app: str
+    replica: str
+    tail_lines: int
+    follow: bool
+    local_only: bool
+    def __init__(self, app: _Optional[str] = ..., replica: _Optional[str] = ..., tail_lines: _Optional[int] = ..., follow: bool = ..., local_only: bool = ...) -> None: ...
+
+class LogsChunk(_message.Message):
+    __slots__ = ("source", "data")
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    source: str
+    data: bytes
+    def __init__(self, source: _Optional[str] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class AssignPush(_message.Message):
+    __slots__ = ("epoch", "incarnation", "mod_revision", "assignments")
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    MOD_REVISION_FIELD_NUMBER: _ClassVar[int]
+    ASSIGNMENTS_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    incarnation: str
+    mod_revision: int
+    assignments: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, epoch: _Optional[int] = ..., incarnation: _Optional[str] = ..., mod_revision: _Optional[int] = ..., assignments: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class AssignReport(_message.Message):
+    __slots__ = ("highest_epoch", "applied_revision", "observed", "refused")
+    HIGHEST_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    APPLIED_REVISION_FIELD_NUMBER: _ClassVar[int]
+    OBSERVED_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    highest_epoch: int
+    applied_revision: int
+    observed: _containers.RepeatedScalarFieldContainer[bytes]
+    refused: bool
+    def __init__(self, highest_epoch: _Optional[int] = ..., applied_revision: _Optional[int] = ..., observed: _Optional[_Iterable[bytes]] = ..., refused: bool = ...) -> None: ...
+
+class LeaveRequest(_message.Message):
+    __slots__ = ("force", "drain_s")
+    FORCE_FIELD_NUMBER: _ClassVar[int]
+    DRAIN_S_FIELD_NUMBER: _ClassVar[int]
+    force: bool
+    drain_s: float
+    def __init__(self, force: bool = ..., drain_s: _Optional[float] = ...) -> None: ...
+
+class LeaveReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class IdentityRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class IdentityReply(_message.Message):
+    __slots__ = ("cluster", "node_id", "session", "boot_id", "software", "pid", "http_address", "launcher")
+    CLUSTER_FIELD_NUMBER: _ClassVar[int]
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    BOOT_ID_FIELD_NUMBER: _ClassVar[int]
+    SOFTWARE_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    HTTP_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    LAUNCHER_FIELD_NUMBER: _ClassVar[int]
+    cluster: str
+    node_id: str
+    session: str
+    boot_id: str
+    software: str
+    pid: int
+    http_address: str
+    launcher: str
+    def __init__(self, cluster: _Optional[str] = ..., node_id: _Optional[str] = ..., session: _Optional[str] = ..., boot_id: _Optional[str] = ..., software: _Optional[str] = ..., pid: _Optional[int] = ..., http_address: _Optional[str] = ..., launcher: _Optional[str] = ...) -> None: ...
