@@ -1,0 +1,45 @@
+"""Switches that turn a protection off, for negative controls only.
+
+A promise is proven by a test that passes with the protection and fails without it: `SERVE_TEST_DISABLE=adopt,fence`
+names the protections that a process started with it does not have. Production never sets it; the agent warns when set.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+from functools import cache
+
+VARIABLE = "SERVE_TEST_DISABLE"
+
+
+class Protection(enum.Enum):
+    ADOPT = "adopt"
+    """A restarted agent takes over the replicas it finds."""
+    FENCE = "fence"
+    """Controller writes compare the leader key; agents refuse lower epochs."""
+    RETRY_RULE = "retry-rule"
+    """Unknown counts as started: a request that may have started is not run again."""
+    LEARN = "learn"
+    """Launchers preload what constructors imported."""
+    LOCAL_RESTART = "local-restart"
+    """An agent restarts a crashed replica without asking the leader."""
+    BUSY_CHECK = "busy-check"
+    """A replica that burns CPU or blocks its user loop is left alone."""
+    RESEED = "reseed"
+    """Random generators are reseeded after the fork."""
+    PUSH = "push"
+    """The leader pushes assignments over gRPC; without it the watch alone must do."""
+    LOCAL_EJECT = "local-eject"
+    """A router drops a replica whose stream broke before it is told so."""
+    SURGE = "surge"
+    """A new version is ready before an old replica is touched."""
+
+
+@cache
+def _disabled() -> frozenset[str]:
+    return frozenset(name.strip() for name in os.environ.get(VARIABLE, "").split(",") if name.strip())
+
+
+def enabled(protection: Protection) -> bool:
+    return protection.value not in _disabled()
