@@ -1,0 +1,1 @@
+"""Ray Serve's Python API: deployments, applications, run and status."""

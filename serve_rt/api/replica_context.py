@@ -1,0 +1,60 @@
+"""Who am I: what user code inside a replica can ask about itself (`serve.get_replica_context`).
+
+Set once by the replica process before the constructor runs; `servable_object` is filled in after it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from serve_rt.errors import ServeException
+from serve_rt.model.ids import ReplicaId
+
+
+@dataclass(frozen=True)
+class ReplicaRank:
+    rank: int = 0
+    node_rank: int = 0
+    local_rank: int = 0
+
+
+@dataclass
+class ReplicaContext:
+    """Not frozen: the replica sets `servable_object` when the constructor has returned."""
+
+    app_name: str
+    deployment: str
+    replica_tag: str
+    """The last part of the replica id."""
+    replica_id: ReplicaId
+    servable_object: Any = None
+    """The user's instance or function; None while the constructor runs. Any: it is of the user's own class."""
+    max_ongoing_requests: int = 100
+    code_version: str = ""
+    node_id: str = ""
+    rank: ReplicaRank = ReplicaRank()
+    world_size: int = 1
+    gang_context: None = None
+
+
+_context: ReplicaContext | None = None
+
+
+def set_replica_context(context: ReplicaContext | None) -> None:
+    global _context
+    _context = context
+
+
+def get_replica_context() -> ReplicaContext:
+    """*Errors*: ServeException outside a replica."""
+    if _context is None:
+        raise ServeException(
+            "`serve.get_replica_context()` may only be called from within a deployment: there is no replica here."
+        )
+    return _context
+
+
+def find_replica_context() -> ReplicaContext | None:
+    """The context, or None outside a replica."""
+    return _context

@@ -1,0 +1,1 @@
+"""Calls to deployments from drivers and from other deployments."""

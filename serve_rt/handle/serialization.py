@@ -1,0 +1,147 @@
+"""Arguments, values and errors of handle calls as bytes.
+
+Used by both ends of a call: a handle packs the arguments and opens the answer, a replica the other way round. Plain
+pickle does the work where it can (it is several times faster); what belongs to `__main__` or has no importable name
+goes by value with cloudpickle. Only drivers and replica processes ever open these bytes.
+"""
+
+from __future__ import annotations
+
+import pickle
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from serve_rt.errors import ServeException
+
+PROTOCOL = 5
+USER_ERROR = "UserError"
+"""`Error.kind` of what user code raised."""
+_MAX_MESSAGE_CHARS = 4_000
+_MAX_TRACEBACK_CHARS = 16_000
+_MAX_ERROR_BYTES = 1 << 20
+
+
+def dumps(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
+    """The arguments of one call.
+
+    *Errors*: TypeError naming the argument that cannot be pickled.
+    """
+    try:
+        return dump_value((tuple(args), dict(kwargs)))
+    except ServeException:
+        raise
+    except Exception as error:  # any user __reduce__ may fail in its own way: name the argument
+        raise TypeError(_blame(args, kwargs, error)) from error
+
+
+def loads(data: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    args, kwargs = pickle.loads(data)
+    return args, kwargs
+
+
+def dump_value(value: object) -> bytes:
+    """One value; what lives in `__main__` goes by value, so that a process with another `__main__` can open it."""
+    try:
+        data = pickle.dumps(value, PROTOCOL)
+        if b"__main__" not in data and b"__mp_main__" not in data:
+            return data
+    except ServeException:
+        raise
+    except Exception:  # lambdas, local classes, …: by value
+        pass
+    import cloudpickle
+
+    packed: bytes = cloudpickle.dumps(value, PROTOCOL)
+    return packed
+
+
+def load_value(data: bytes) -> Any:
+    return pickle.loads(data)
+
+
+class Forwarded:
+    """The bytes of another call's answer, put among arguments unopened: the replica that gets them opens them."""
+
+    __slots__ = ("_data",)
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def __reduce__(self) -> tuple[Any, tuple[bytes]]:
+        return (pickle.loads, (self._data,))
+
+
+def _blame(args: Sequence[Any], kwargs: Mapping[str, Any], error: Exception) -> str:
+    named = [(f"argument {index}", value) for index, value in enumerate(args)]
+    named += [(f"argument {name!r}", value) for name, value in kwargs.items()]
+    for name, value in named:
+        try:
+            dump_value(value)
+        except Exception as reason:  # this is the one
+            return (
+                f"Could not serialize {name} of type {type(value).__name__}: {reason}. Pass plain data, or make the "
+                "object in the replica (in the deployment's constructor)."
+            )
+    return f"Could not serialize the arguments: {error}"
+
+
+# --- errors -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class DumpedError:
+    """What user code raised, ready for the Error part: `pickled` is b"" when the exception cannot travel."""
+
+    kind: str
+    message: str
+    pickled: bytes
+    traceback: str
+
+
+class RemoteTraceback(Exception):
+    """Cause of an exception that was raised in a replica: shows where."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.text.rstrip()}\n"""'
+
+    def __reduce__(self) -> tuple[type, tuple[str]]:
+        return (type(self), (self.text,))
+
+
+class RemoteUserError(ServeException):
+    """User code raised an exception that could not be rebuilt here; the message has its type and words."""
+
+
+def dump_error(error: BaseException) -> DumpedError:
+    """`error`, raised by user code, for the wire. The exception itself travels when it survives a round trip."""
+    text = "".join(traceback.format_exception(error))
+    message = f"{type(error).__name__}: {error}"
+    try:
+        pickled = dump_value(error)
+        if len(pickled) > _MAX_ERROR_BYTES:
+            raise ValueError("too large")
+        pickle.loads(pickled)
+    except Exception:  # exceptions with their own __init__ often cannot be unpickled: its words must do
+        pickled = b""
+    return DumpedError(USER_ERROR, message[:_MAX_MESSAGE_CHARS], pickled, text[-_MAX_TRACEBACK_CHARS:])
+
+
+def load_error(pickled: bytes, message: str = "", traceback: str = "") -> BaseException:
+    """The user's own exception, with the remote traceback as its cause; RemoteUserError when it cannot be rebuilt."""
+    error: BaseException | None = None
+    if pickled:
+        try:
+            error = pickle.loads(pickled)
+        except Exception as reason:  # its module may be missing here
+            message = f"{message} (its exception cannot be rebuilt here: {reason})"
+    if not isinstance(error, BaseException):
+        error = RemoteUserError(message or "user code raised an exception")
+    if traceback:
+        error.__cause__ = RemoteTraceback(traceback)
+    return error
