@@ -1,0 +1,105 @@
+"""What the agent must remember over its own death and while etcd is away, as files in the state dir.
+
+One `Copy` per assignment (`assignments/<replica>.json`): the leader's last word with the port and the state of the
+replica. One `HighWater`: how far this node has read, so that neither an old leader nor a store that went back in time
+can make it stop anything. Written by `supervisor`, read once at start.
+"""
+
+from __future__ import annotations
+
+import logging
+import urllib.parse
+from dataclasses import dataclass
+from pathlib import Path
+
+from serve_rt.agents.life_cycle import Record
+from serve_rt.config.paths import StateDir, write_atomically
+from serve_rt.errors import ConfigError
+from serve_rt.model.ids import ReplicaId
+from serve_rt.model.replica import Assignment, ReplicaState
+from serve_rt.wire import records
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    assignment: Assignment
+    port: int = 0
+    store_incarnation: str = ""
+    """The store's life in which the assignment was last read: only that life can withdraw it."""
+    revision: int = 0
+    """At which it was last read."""
+    state: ReplicaState = ReplicaState.BACKOFF
+    incarnation: int = 0
+    restarts: int = 0
+    constructor_failures: int = 0
+    message: str = ""
+    schema: int = 1
+
+    def record(self) -> Record:
+        """As before any process of it was found."""
+        state = self.state if self.state is ReplicaState.FAILED else ReplicaState.BACKOFF
+        return Record(
+            replica_id=self.assignment.replica_id,
+            state=state,
+            incarnation=self.incarnation,
+            restarts=self.restarts,
+            constructor_failures=self.constructor_failures,
+            message=self.message,
+            history=("read from disk",),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class HighWater:
+    store_incarnation: str = ""
+    revision: int = 0
+    epoch: int = 0
+    schema: int = 1
+
+
+class AgentMemory:
+    def __init__(self, state: StateDir) -> None:
+        self._folder = state.assignments
+        self._high_water = state.path / "high-water.json"
+
+    def load(self) -> dict[ReplicaId, Copy]:
+        """All copies; a damaged one is set aside, it must not keep the node from starting."""
+        copies: dict[ReplicaId, Copy] = {}
+        for path in sorted(self._folder.glob("*.json")):
+            try:
+                copy = records.decode(path.read_bytes(), Copy, source=str(path))
+            except (ConfigError, OSError) as error:
+                log.error("set aside: %s", error, extra={"action": "copy_damaged"})
+                path.rename(path.with_suffix(".damaged"))
+                continue
+            copies[copy.assignment.replica_id] = copy
+        return copies
+
+    def save(self, copy: Copy) -> None:
+        write_atomically(self._path(copy.assignment.replica_id), records.encode(copy))
+
+    def drop(self, replica: ReplicaId) -> None:
+        self._path(replica).unlink(missing_ok=True)
+
+    def load_high_water(self) -> HighWater:
+        try:
+            return records.decode(self._high_water.read_bytes(), HighWater, source=str(self._high_water))
+        except FileNotFoundError:
+            return HighWater()
+        except (ConfigError, OSError) as error:
+            log.error("starting without it: %s", error, extra={"action": "high_water_damaged"})
+            return HighWater()
+
+    def save_high_water(self, value: HighWater) -> None:
+        write_atomically(self._high_water, records.encode(value))
+
+    def clear(self) -> None:
+        """The node has left: nothing of it is to come back."""
+        for path in self._folder.glob("*.json"):
+            path.unlink(missing_ok=True)
+        self._high_water.unlink(missing_ok=True)
+
+    def _path(self, replica: ReplicaId) -> Path:
+        return self._folder / f"{urllib.parse.quote(replica, safe='#')}.json"
