@@ -232,3 +232,20 @@ class RequestCancelledError(RequestError):
 
     def __reduce__(self) -> tuple[type, tuple[str]]:
         return (type(self), (self.request_id,))
+
+
+class UserCodeError(RequestError):
+    """What user code raised, as it came over the wire: a proxy makes 500 of it, a handle the user's own exception."""
+
+    outcome = Outcome.STARTED
+
+    def __init__(self, kind: str, message: str, pickled: bytes = b"", traceback: str = "") -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.message = message
+        self.pickled = pickled
+        """The exception; opened by handles only."""
+        self.traceback = traceback
+
+    def __reduce__(self) -> tuple[type, tuple[str, str, bytes, str]]:
+        return (type(self), (self.kind, self.message, self.pickled, self.traceback))
