@@ -68,12 +68,14 @@ class FeedUpdate(_message.Message):
     def __init__(self, table: _Optional[bytes] = ...) -> None: ...
 
 class BlobChunk(_message.Message):
-    __slots__ = ("digest", "data")
+    __slots__ = ("digest", "data", "local_only")
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
+    LOCAL_ONLY_FIELD_NUMBER: _ClassVar[int]
     digest: str
     data: bytes
-    def __init__(self, digest: _Optional[str] = ..., data: _Optional[bytes] = ...) -> None: ...
+    local_only: bool
+    def __init__(self, digest: _Optional[str] = ..., data: _Optional[bytes] = ..., local_only: bool = ...) -> None: ...
 
 class PutBlobReply(_message.Message):
     __slots__ = ("existed",)
@@ -170,3 +172,13 @@ class IdentityReply(_message.Message):
     http_address: str
     launcher: str
     def __init__(self, cluster: _Optional[str] = ..., node_id: _Optional[str] = ..., session: _Optional[str] = ..., boot_id: _Optional[str] = ..., software: _Optional[str] = ..., pid: _Optional[int] = ..., http_address: _Optional[str] = ..., launcher: _Optional[str] = ...) -> None: ...
+
+class RestartProxiesRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class RestartProxiesReply(_message.Message):
+    __slots__ = ("replaced",)
+    REPLACED_FIELD_NUMBER: _ClassVar[int]
+    replaced: int
+    def __init__(self, replaced: _Optional[int] = ...) -> None: ...
