@@ -1,1 +1,27 @@
-"""Calls to deployments from drivers and from other deployments."""
+"""Calls to deployments from drivers and from other deployments.
+
+The names are loaded at first use: a replica that never uses a handle never pays for them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from serve_rt.handle.handle import DeploymentHandle
+    from serve_rt.handle.response import DeploymentResponse
+    from serve_rt.handle.stream import DeploymentResponseGenerator
+
+__all__ = ["DeploymentHandle", "DeploymentResponse", "DeploymentResponseGenerator"]
+
+_HOMES = {"DeploymentHandle": "handle", "DeploymentResponse": "response", "DeploymentResponseGenerator": "stream"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value

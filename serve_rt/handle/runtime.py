@@ -50,6 +50,8 @@ class HandleRuntime:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, open_routes: Callable[[], Awaitable[RouteSource]]) -> None:
         self.loop = loop
+        self.seen: set[DeploymentKey] = set()
+        """Deployments that were once in the routes: one that is missing now was deleted."""
         self._open_routes = open_routes
         self._routes: asyncio.Task[RouteSource] | None = None
         self._posted: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()

@@ -1,0 +1,181 @@
+"""One call on its way: arguments ready → sent → parts of the answer read → settled.
+
+Made by a handle in any thread; everything below `start` happens on the runtime's loop. What comes out is handed to a
+*sink*: a future with the answer's bytes for one value, a buffer for a stream. Opening the bytes is left to the caller's
+thread, so a large answer does not hold up other calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from serve_rt.context import RequestContext, current_request
+from serve_rt.errors import DeploymentUnavailableError, RequestCancelledError
+from serve_rt.handle.children import adopt
+from serve_rt.handle.crossing import settled
+from serve_rt.handle.runtime import HandleRuntime, RouteSource
+from serve_rt.handle.serialization import Forwarded, dumps
+from serve_rt.model.ids import DeploymentKey
+from serve_rt.model.routes import DeploymentRoute, RouteTable
+
+if TYPE_CHECKING:
+    from serve_rt.routing import Exchange, Outgoing
+
+QUEUE_TIMEOUT_S = 3600.0
+"""Ray lets a handle's call wait for ever; ours gives up after an hour unless its deadline is nearer."""
+UNKNOWN_DEPLOYMENT_TIMEOUT_S = 3.0
+"""How long a deployment may be missing from the routes: it can have been deployed a moment ago."""
+GONE_DEPLOYMENT_TIMEOUT_S = 0.3
+"""The same for one that was there once: it was deleted, unless somebody just deployed it again."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallOptions:
+    method_name: str = "__call__"
+    multiplexed_model_id: str = ""
+    session_id: str = ""
+    stream: bool = False
+
+
+class Sink(Protocol):
+    """Where the answer goes. Called on the loop."""
+
+    async def receive(self, exchange: Exchange) -> None:
+        """Read the exchange to its end."""
+        ...
+
+    def fail(self, error: BaseException) -> None: ...
+
+
+class Call:
+    def __init__(
+        self,
+        runtime: HandleRuntime,
+        key: DeploymentKey,
+        options: CallOptions,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        sink: Sink,
+    ) -> None:
+        parent = current_request.get()
+        self.key = key
+        self.request_id = parent.request_id if parent is not None and parent.request_id else str(uuid.uuid4())
+        self._runtime = runtime
+        self._options = options
+        self._sink = sink
+        self._parent = parent
+        self._pending = _answers(args, kwargs)
+        self._args, self._kwargs = args, kwargs
+        # Packed here and now: what the caller does to its objects later must not change the call.
+        self._body = b"" if self._pending else dumps(args, kwargs)
+        self._task: asyncio.Task[None] | None = None
+        self._cancelled = False
+
+    def start(self) -> None:
+        if self._parent is not None:
+            adopt(self._parent, self)
+        self._runtime.post(self._begin)
+
+    def cancel(self) -> None:
+        """Best effort, from any thread: leaves the queue, or tells the replica."""
+        self._cancelled = True
+        self._runtime.post(self._stop)
+
+    def _begin(self) -> None:
+        if self._cancelled:  # cancel() came before the loop saw the call
+            self._sink.fail(RequestCancelledError(self.request_id))
+        else:
+            self._task = asyncio.ensure_future(self._drive())
+
+    def _stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _drive(self) -> None:
+        exchange: Exchange | None = None
+        try:
+            await self._pack()
+            routes = await self._runtime.routes()
+            route = await find_route(self._runtime, routes, self.key)
+            exchange = await routes.router(self.key).send(self._outgoing(routes.table, route))
+            await self._sink.receive(exchange)
+        except asyncio.CancelledError:
+            if exchange is not None:
+                exchange.cancel("cancelled by the caller")
+            self._sink.fail(RequestCancelledError(self.request_id))
+        except Exception as error:  # whatever it is, the caller gets it
+            if exchange is not None:
+                exchange.cancel("the caller failed")
+            self._sink.fail(error)
+
+    async def _pack(self) -> None:
+        if not self._pending:
+            return
+        for answer in self._pending.values():  # they all run already: one after the other is as fast as together
+            await settled(answer)
+        ready = {which: Forwarded(answer.result()) for which, answer in self._pending.items()}
+        args = tuple(ready.get(id(arg), arg) for arg in self._args)
+        kwargs = {name: ready.get(id(arg), arg) for name, arg in self._kwargs.items()}
+        self._body, self._args, self._kwargs, self._pending = dumps(args, kwargs), (), {}, {}
+
+    def _outgoing(self, table: RouteTable | None, route: DeploymentRoute) -> Outgoing:
+        from serve_rt.pb import stream_pb2
+        from serve_rt.routing import Outgoing
+
+        parent = self._parent or RequestContext()
+        options = self._options
+        return Outgoing(
+            http=None,
+            call=stream_pb2.MethodCall(method=options.method_name, stream=options.stream),
+            body=self._body,
+            end=True,
+            request_id=self.request_id,
+            deadline=parent.deadline,
+            queue_timeout_s=QUEUE_TIMEOUT_S,
+            retry_safe=bool(route.retry_safe),
+            app=self.key.app,
+            route=parent.route,
+            multiplexed_model_id=options.multiplexed_model_id,
+            session_id=options.session_id,
+        )
+
+
+def _answers(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[int, concurrent.futures.Future[bytes]]:
+    """The top-level arguments that are other calls' answers, by identity: one passed twice is awaited once."""
+    values = (*args, *kwargs.values())
+    return {id(value): value.raw_answer() for value in values if hasattr(type(value), "raw_answer")}
+
+
+async def find_route(runtime: HandleRuntime, routes: RouteSource, key: DeploymentKey) -> DeploymentRoute:
+    """The deployment's route, waiting a moment for one that was deployed just now.
+
+    *Errors*: DeploymentUnavailableError when it does not exist (any more).
+    """
+    route = _route_in(routes.table, key)
+    if route is None:
+        patience_s = GONE_DEPLOYMENT_TIMEOUT_S if key in runtime.seen else UNKNOWN_DEPLOYMENT_TIMEOUT_S
+        route = await _appearing(routes, key, patience_s)
+    runtime.seen.add(key)
+    return route
+
+
+async def _appearing(routes: RouteSource, key: DeploymentKey, patience_s: float) -> DeploymentRoute:
+    try:
+        async with asyncio.timeout(patience_s):
+            while (route := _route_in(routes.table, key)) is None:
+                await routes.wait_for_change()
+            return route
+    except TimeoutError as error:
+        message = f"{key} does not exist: it was deleted, or never deployed. See `serve status`."
+        raise DeploymentUnavailableError(key, message) from error
+
+
+def _route_in(table: RouteTable | None, key: DeploymentKey) -> DeploymentRoute | None:
+    if table is None:
+        return None
+    return next((route for route in table.deployments if route.key == key), None)

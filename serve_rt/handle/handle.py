@@ -1,0 +1,149 @@
+"""DeploymentHandle: a deployment as an object that can be called, from drivers and from inside replicas.
+
+    handle = serve.get_app_handle("default")
+    value = await handle.predict.remote(x)
+
+Making one touches nothing; the first `.remote()` opens the routes. A handle can be pickled: it is then its name and
+options, and works in whatever process it arrives. Next stop of a call: serve_rt.handle.call.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from typing import Any, Generic, TypeVar, cast
+
+from serve_rt.handle.call import Call, CallOptions, Sink
+from serve_rt.handle.response import DeploymentResponse, ValueSink
+from serve_rt.handle.runtime import HandleRuntime, current_runtime, find_runtime
+from serve_rt.handle.stream import DeploymentResponseGenerator, ItemBuffer
+from serve_rt.model.ids import AppName, DeploymentKey, DeploymentName
+
+T = TypeVar("T")
+_UNSET: Any = object()
+_SERIALIZERS = ("cloudpickle", "pickle")
+
+
+class DeploymentHandle(Generic[T]):
+    """*Resources*: none of its own; the process's HandleRuntime holds the streams."""
+
+    def __init__(
+        self,
+        deployment_name: str,
+        app_name: str,
+        options: CallOptions = CallOptions(),  # noqa: B008 - frozen
+        runtime: HandleRuntime | None = None,
+    ) -> None:
+        self._key = DeploymentKey(AppName(app_name), DeploymentName(deployment_name))
+        self._options = options
+        self._runtime = runtime
+        """Given by tests; else the process's runtime at the time of the call."""
+
+    # --- what it is
+
+    @property
+    def deployment_name(self) -> str:
+        return self._key.deployment
+
+    @property
+    def app_name(self) -> str:
+        return self._key.app
+
+    @property
+    def deployment_id(self) -> DeploymentKey:
+        return self._key
+
+    @property
+    def handle_id(self) -> str:
+        return f"{self._key.app}#{self._key.deployment}#{id(self):x}"
+
+    @property
+    def is_initialized(self) -> bool:
+        return self._runtime is not None or find_runtime() is not None
+
+    def running_replicas_populated(self) -> bool:
+        return self.is_initialized
+
+    # --- calls
+
+    def options(
+        self,
+        *,
+        method_name: str = _UNSET,
+        multiplexed_model_id: str = _UNSET,
+        session_id: str = _UNSET,
+        stream: bool = _UNSET,
+        use_new_handle_api: bool = _UNSET,
+        _prefer_local_routing: bool = _UNSET,
+        _by_reference: bool = _UNSET,
+        request_serialization: str = _UNSET,
+        response_serialization: str = _UNSET,
+    ) -> DeploymentHandle[T]:
+        """A handle whose calls differ in what is given; this one stays as it is."""
+        if use_new_handle_api is not _UNSET:
+            warnings.warn("`use_new_handle_api` has no effect: there is one handle API", DeprecationWarning, 2)
+        if _prefer_local_routing is not _UNSET:
+            warnings.warn("`_prefer_local_routing` has no effect: set it by placement", DeprecationWarning, 2)
+        for name, given in (("request_", request_serialization), ("response_", response_serialization)):
+            if given is not _UNSET and given not in _SERIALIZERS:
+                raise ValueError(
+                    f"{name}serialization={given!r} is not supported: use one of {', '.join(_SERIALIZERS)}"
+                )
+        changes: dict[str, Any] = {
+            "method_name": method_name,
+            "multiplexed_model_id": multiplexed_model_id,
+            "session_id": session_id,
+            "stream": stream,
+        }
+        changed = replace(self._options, **{key: value for key, value in changes.items() if value is not _UNSET})
+        return DeploymentHandle(self._key.deployment, self._key.app, changed, self._runtime)
+
+    def remote(self, *args: Any, **kwargs: Any) -> DeploymentResponse[Any]:
+        """Start a call and return at once, in any thread and inside or outside of event loops.
+
+        With `options(stream=True)` the result is a DeploymentResponseGenerator instead; its type is given as that of
+        the usual case, as Ray's is. Any: methods are found by name at run time.
+
+        *Errors*: TypeError when an argument cannot be pickled; NoClusterError when no cluster is to be found.
+        """
+        if self._options.stream:
+            buffer = ItemBuffer()
+            call = self._start(args, kwargs, buffer)
+            return cast("DeploymentResponse[Any]", DeploymentResponseGenerator[Any](call, buffer))
+        sink = ValueSink()
+        return DeploymentResponse(self._start(args, kwargs, sink), sink)
+
+    def _start(self, args: tuple[Any, ...], kwargs: dict[str, Any], sink: Sink) -> Call:
+        call = Call(self._runtime or current_runtime(), self._key, self._options, args, kwargs, sink)
+        call.start()
+        return call
+
+    def __getattr__(self, name: str) -> DeploymentHandle[T]:
+        if name.startswith("__"):  # pickle, copy and typing ask for these: they are not methods of the deployment
+            raise AttributeError(name)
+        return self.options(method_name=name)
+
+    def _init(self, **_options: Any) -> None:
+        """Ray's way to configure a handle's router before its first use; there is nothing to configure here."""
+
+    def shutdown(self) -> None:
+        """Nothing to do: streams belong to the process, not to one handle."""
+
+    async def shutdown_async(self) -> None:
+        """As `shutdown`."""
+
+    # --- identity
+
+    def __reduce__(self) -> tuple[Any, tuple[str, str, CallOptions]]:
+        return (DeploymentHandle, (self._key.deployment, self._key.app, self._options))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, DeploymentHandle):
+            return NotImplemented
+        return self._key == other._key and self._options == other._options
+
+    def __hash__(self) -> int:
+        return hash((self._key, self._options))
+
+    def __repr__(self) -> str:
+        return f"DeploymentHandle(deployment='{self._key.deployment}')"
