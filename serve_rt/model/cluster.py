@@ -106,6 +106,10 @@ class DeploymentMemory:
     last_good: VersionId | None = None
     refused: VersionId | None = None
     """The asked version that was rolled back from; not tried again before the next deploy."""
+    progress: int = 0
+    """Most replicas of the target seen ready since the phase began: each one more renews the progress deadline."""
+    failure_offset: int = 0
+    """Failures of replicas replaced since, less those that had happened when the same version was asked for again."""
     trigger: DeploymentStatusTrigger = DeploymentStatusTrigger.CONFIG_UPDATE_STARTED
     message: str = ""
     """Why the phase is what it is: the last traceback, or the reason of a rollback."""
@@ -149,7 +153,7 @@ class Cluster:
     gone_since: Mapping[NodeId, float] = field(default_factory=dict)
     """Nodes that hold assignments or observed replicas but are not registered: since when, monotonic."""
     phase_since: Mapping[DeploymentKey, float] = field(default_factory=dict)
-    """When the reader first saw the present phase and generation of a deployment, monotonic."""
+    """When the reader first saw the present phase, generation and progress of a deployment, monotonic."""
 
     def mark(self, node: NodeId) -> NodeMark:
         record = self.marks.get(node)

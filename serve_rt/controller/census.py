@@ -1,0 +1,149 @@
+"""Who is where: every replica joined with its node's standing, grouped by deployment.
+
+First step of `reconcile`; pure. A node is LIVE while registered; then in GRACE (nothing changes), then LOST (its
+replicas are UNKNOWN, suspect in routes, replaced elsewhere), then GIVEN_UP (its records are deleted). When more than
+half of at least three nodes vanish within one grace period it is probably us, and nobody is LOST until half are back.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from serve_rt.controller.settings import ControlSettings
+from serve_rt.model.cluster import Cluster
+from serve_rt.model.ids import DeploymentKey, NodeId, ReplicaId, VersionId, deployment_of
+from serve_rt.model.node import NodeMark
+from serve_rt.model.replica import Assignment, Goal, Observed, ReplicaState
+
+MIN_NODES_TO_DOUBT = 3
+
+
+class NodeStanding(enum.Enum):
+    LIVE = "LIVE"
+    GRACE = "GRACE"
+    LOST = "LOST"
+    GIVEN_UP = "GIVEN_UP"
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One replica of a deployment: the leader's word, the agent's report, and how far the report can be trusted."""
+
+    replica_id: ReplicaId
+    node_id: NodeId
+    standing: NodeStanding
+    assignment: Assignment | None
+    """None: unowned, it runs without our word."""
+    observed: Observed | None
+    confirmed: bool
+    """The report was written in the agent's present session."""
+    moving: bool = False
+    """Its node is being drained by the operator."""
+
+    @property
+    def version(self) -> VersionId:
+        if self.assignment is not None:
+            return self.assignment.spec.version
+        assert self.observed is not None
+        return VersionId(self.observed.version)
+
+    @property
+    def wanted(self) -> bool:
+        """Meant to run: counts for the target."""
+        return self.assignment is not None and self.assignment.goal is Goal.RUN
+
+    @property
+    def reachable(self) -> bool:
+        return self.standing in (NodeStanding.LIVE, NodeStanding.GRACE)
+
+    @property
+    def state(self) -> ReplicaState:
+        return self.observed.state if self.observed is not None else ReplicaState.STARTING
+
+    @property
+    def answers(self) -> bool:
+        """As far as anybody has reported, requests can go there."""
+        return self.observed is not None and self.state is ReplicaState.READY and bool(self.observed.address)
+
+    @property
+    def ready(self) -> bool:
+        """Answers for sure: only such replicas let others be taken away."""
+        return self.answers and self.confirmed and self.standing is NodeStanding.LIVE
+
+    @property
+    def failed(self) -> bool:
+        return self.state is ReplicaState.FAILED
+
+    @property
+    def failures(self) -> int:
+        """How often its process or constructor has failed."""
+        if self.observed is None:
+            return 0
+        return self.observed.restarts + (self.state in (ReplicaState.BACKOFF, ReplicaState.FAILED))
+
+
+@dataclass(frozen=True, slots=True)
+class Census:
+    standings: Mapping[NodeId, NodeStanding]
+    members: Mapping[DeploymentKey, tuple[Member, ...]]
+    suspended: bool
+    """Replacing lost nodes is suspended: most nodes vanished at once."""
+    wake_at: float | None
+
+
+def take_census(cluster: Cluster, now: float, settings: ControlSettings) -> Census:
+    suspended = _probably_us(cluster, now, settings)
+    standings = {node: NodeStanding.LIVE for node in cluster.nodes}
+    for node, since in cluster.gone_since.items():
+        standings[node] = _standing(now - since, suspended, settings)
+    return Census(
+        standings=standings,
+        members=_members(cluster, standings),
+        suspended=suspended,
+        wake_at=_wake_at(cluster.gone_since.values(), now, settings),
+    )
+
+
+def _standing(gone_s: float, suspended: bool, settings: ControlSettings) -> NodeStanding:
+    if gone_s >= settings.node_given_up_s:
+        return NodeStanding.GIVEN_UP
+    if gone_s >= settings.node_grace_s and not suspended:
+        return NodeStanding.LOST
+    return NodeStanding.GRACE
+
+
+def _probably_us(cluster: Cluster, now: float, settings: ControlSettings) -> bool:
+    """More than half of the nodes vanished within one grace period, and they are still away."""
+    gone = sorted(since for since in cluster.gone_since.values() if now - since < settings.node_given_up_s)
+    known = len(cluster.nodes) + len(gone)
+    if known < MIN_NODES_TO_DOUBT or 2 * len(gone) <= known:
+        return False
+    needed = known // 2 + 1
+    return any(gone[i + needed - 1] - gone[i] <= settings.node_grace_s for i in range(len(gone) - needed + 1))
+
+
+def _wake_at(gone: Iterable[float], now: float, settings: ControlSettings) -> float | None:
+    times = [since + wait for since in gone for wait in (settings.node_grace_s, settings.node_given_up_s)]
+    return min((time for time in times if time > now), default=None)
+
+
+def _members(cluster: Cluster, standings: Mapping[NodeId, NodeStanding]) -> dict[DeploymentKey, tuple[Member, ...]]:
+    draining = {node for node in standings if cluster.mark(node) is NodeMark.DRAINING}
+    groups: dict[DeploymentKey, list[Member]] = {}
+    for replica in sorted(cluster.assignments.keys() | cluster.observed.keys()):
+        assignment, observed = cluster.assignments.get(replica), cluster.observed.get(replica)
+        node = assignment.node_id if assignment is not None else cluster.observed[replica].node_id
+        record = cluster.nodes.get(node)
+        member = Member(
+            replica_id=replica,
+            node_id=node,
+            standing=standings[node],
+            assignment=assignment,
+            observed=observed,
+            confirmed=observed is not None and record is not None and observed.session == record.session,
+            moving=node in draining,
+        )
+        groups.setdefault(deployment_of(replica), []).append(member)
+    return {key: tuple(members) for key, members in groups.items()}

@@ -1,0 +1,353 @@
+"""What one deployment needs next: judge its version, divide its replicas, then create, drain, route. Pure.
+
+Called by `reconcile` for each deployment an application asks for. The counts come from `rollout`, the nodes from
+`placement`, the routes from `routes`; this file is the walk through them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from serve_rt.controller.census import Member, NodeStanding
+from serve_rt.controller.draft import Draft, runs
+from serve_rt.controller.placement import Misfit, lacks, place
+from serve_rt.controller.plan import CreateAssignment, RewriteAssignment, SaveDeployment
+from serve_rt.controller.rollout import (
+    Standing,
+    complete,
+    first_memory,
+    may_stop_first,
+    next_steps,
+    refuse,
+    replicas_asked,
+    take_in,
+)
+from serve_rt.controller.room import asked_by, devices_of
+from serve_rt.controller.routes import desired_route, publish_if_changed
+from serve_rt.model.cluster import DeploymentMemory, RolloutPhase
+from serve_rt.model.ids import DeploymentKey, NodeId, ReplicaId, VersionId
+from serve_rt.model.replica import Assignment, Goal
+from serve_rt.model.spec import DeploymentSpec
+
+
+def plan_deployment(draft: Draft, key: DeploymentKey, spec: DeploymentSpec, generation: int) -> None:
+    members = draft.census.members.get(key, ())
+    stored = draft.cluster.deployments.get(key)
+    memory = _judge(draft, _current(draft, stored, key, spec, generation, members), members)
+    work = _Work(draft, key, memory, _divide(members, memory))
+    work.drain_and_create()
+    work.rewrite()
+    work.route()
+    work.finish()
+    if work.memory != stored:
+        draft.actions.append(SaveDeployment(work.memory))
+
+
+# --- judging the version ------------------------------------------------------------------------------------------
+
+
+def _current(
+    draft: Draft,
+    stored: DeploymentMemory | None,
+    key: DeploymentKey,
+    spec: DeploymentSpec,
+    generation: int,
+    members: Iterable[Member],
+) -> DeploymentMemory:
+    if stored is None:
+        return first_memory(key, spec, generation, draft.now_wall)
+    if stored.generation == generation:
+        return stored
+    return take_in(stored, spec, generation, _failures(members, spec.version), draft.now_wall)
+
+
+def _failures(members: Iterable[Member], version: VersionId) -> int:
+    return sum(m.failures for m in members if m.wanted and m.reachable and m.version == version)
+
+
+def _judge(draft: Draft, memory: DeploymentMemory, members: Iterable[Member]) -> DeploymentMemory:
+    """Refuse a version that fails to start again and again, or that makes no progress until its deadline."""
+    if memory.phase is not RolloutPhase.ROLLING:
+        return memory
+    ours = [m for m in members if m.wanted and m.version == memory.target.version]
+    failures = memory.failure_offset + _failures(ours, memory.target.version)
+    options = memory.target.options
+    limit = max(1, replicas_asked(memory.target)) * draft.settings.constructor_failures_per_replica
+    once_good = memory.last_good is None and any(m.ready for m in ours)  # the first version: go on trying, as Ray does
+    if failures >= max(1, min(limit, options.max_constructor_retry_count)) and not once_good:
+        reason = (
+            f"The deployment failed to start {failures} times in a row. This may be due to a problem with its "
+            f"constructor or initial health check failing. Error:\n{_last_words(ours) or memory.message}"
+        )
+        return refuse(memory, reason, draft.now_wall)
+    return _judge_progress(draft, memory, ours)
+
+
+def _judge_progress(draft: Draft, memory: DeploymentMemory, ours: list[Member]) -> DeploymentMemory:
+    since = draft.cluster.phase_since.get(memory.key)
+    if since is None or draft.cluster.deployments.get(memory.key) != memory:
+        return memory  # the phase begins with this very plan
+    deadline_s = memory.target.options.progress_deadline_s
+    if draft.now < since + deadline_s:
+        draft.wakes.append(since + deadline_s)
+        return memory
+    words = memory.pending or _last_words(ours) or "its replicas are still starting"
+    reason = f"no further replica got ready within progress_deadline_s={deadline_s:g}: {words}"
+    return refuse(memory, reason, draft.now_wall)
+
+
+def _last_words(members: Iterable[Member]) -> str:
+    spoken = [m.observed for m in members if m.observed is not None and m.observed.message]
+    return max(spoken, key=lambda o: o.since_s).message if spoken else ""
+
+
+# --- dividing the replicas ----------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Groups:
+    new: list[Member] = field(default_factory=list)
+    """Of the target version, where they may stay."""
+    old: list[Member] = field(default_factory=list)
+    """To be replaced: another version, or on a node that is being drained."""
+    failed: list[Member] = field(default_factory=list)
+    """Given up by their agents."""
+    lost: list[Member] = field(default_factory=list)
+    leaving: list[Member] = field(default_factory=list)
+    unowned: list[Member] = field(default_factory=list)
+
+
+def _divide(members: Iterable[Member], memory: DeploymentMemory) -> _Groups:
+    groups = _Groups()
+    for member in members:
+        if member.standing is not NodeStanding.GIVEN_UP:
+            _group_of(member, memory, groups).append(member)
+    return groups
+
+
+def _group_of(member: Member, memory: DeploymentMemory, groups: _Groups) -> list[Member]:
+    if member.assignment is None:
+        return groups.unowned
+    if not member.wanted:
+        return groups.leaving
+    if not member.reachable:
+        return groups.lost
+    ours = member.version == memory.target.version
+    # A failed deployment keeps its failed replicas: they say why, and replacing them would try for ever.
+    if member.failed and not (ours and memory.phase is RolloutPhase.FAILED):
+        return groups.failed
+    return groups.new if ours and not member.moving else groups.old
+
+
+# --- the work -----------------------------------------------------------------------------------------------------
+
+
+class _Work:
+    """One deployment's steps on one draft; made and dropped within `plan_deployment`."""
+
+    def __init__(self, draft: Draft, key: DeploymentKey, memory: DeploymentMemory, groups: _Groups) -> None:
+        self.draft, self.key, self.memory, self.groups = draft, key, memory, groups
+        self.wanted = replicas_asked(memory.target)
+        self.created: list[Assignment] = []
+        self.drained: set[ReplicaId] = set()
+        self.pending = ""
+        published = draft.cluster.routes.get(key)
+        self._routed = {(r.replica_id, r.incarnation) for r in published.replicas} if published is not None else set()
+
+    def drain_and_create(self) -> None:
+        self._end_failed()
+        self._adopt()
+        standing = self._standing()
+        steps = next_steps(standing, self.memory.target.options.max_surge_percent, surge=self.draft.settings.surge)
+        self._drain(self._surplus(0 if self._returning() else steps.drain_surplus), "more than asked for")
+        self._drain(self._oldest(steps.drain_old), f"replaced by {self.memory.target.version}")
+        self._create(steps.create)
+        if self.pending:
+            self._stop_first(standing)
+        for member in self.groups.leaving:
+            self.draft.finish_leaving(member)
+
+    def _end_failed(self) -> None:
+        ours = [m for m in self.groups.failed if m.version == self.memory.target.version]
+        if ours and self.memory.phase is RolloutPhase.ROLLING:
+            offset = self.memory.failure_offset + sum(m.failures for m in ours)
+            self.memory = replace(self.memory, failure_offset=offset, message=_last_words(ours))
+        self._drain(self.groups.failed, "given up by its agent")
+
+    def _adopt(self) -> None:
+        """Take in what runs without our word: as ours while replicas are missing, else to its orderly end."""
+        settled = len(self.groups.new) >= self.wanted and not self.groups.old
+        for member in self.groups.unowned:
+            if member.standing is not NodeStanding.LIVE or not runs(member):
+                continue
+            if member.version == self.memory.target.version and len(self.groups.new) < self.wanted:
+                assignment = self.draft.adopt(member, self.memory.target, Goal.RUN)
+                self.groups.new.append(replace(member, assignment=assignment))
+            elif settled and self._all_ready() and member.confirmed:
+                self.draft.adopt(member, self.memory.target, Goal.DRAIN)
+
+    def _standing(self) -> Standing:
+        groups = self.groups
+        return Standing(
+            wanted=self.wanted,
+            new=len(groups.new),
+            new_ready=sum(1 for m in groups.new if self._serves(m)),
+            old=len(groups.old),
+            old_ready=sum(1 for m in groups.old if m.ready),
+        )
+
+    def _serves(self, member: Member) -> bool:
+        """Ready and routed: only such a replica lets an old one go."""
+        assert member.observed is not None or not member.ready
+        return (
+            member.ready
+            and member.observed is not None
+            and (member.replica_id, member.observed.incarnation) in self._routed
+        )
+
+    def _returning(self) -> bool:
+        """A returned node's replicas must report first: only then is it known which of the two copies to keep."""
+        return any(
+            m.assignment is not None and m.assignment.superseded_by and m.observed is not None and not m.confirmed
+            for m in self.groups.new
+        )
+
+    # --- draining -------------------------------------------------------------------------------------------------
+
+    def _drain(self, members: Iterable[Member], reason: str) -> None:
+        for member in members:
+            self.drained.add(member.replica_id)
+            self.draft.drain(member, reason)
+
+    def _surplus(self, count: int) -> list[Member]:
+        """Not ready ones first. Of two copies of a replica whose node came back: the copy that is not ready goes,
+        else the original."""
+        on_node = Counter(m.node_id for m in self.groups.new)
+
+        def first_to_go(m: Member) -> tuple[object, ...]:
+            assert m.assignment is not None
+            original = m.assignment.superseded_by is not None
+            return (m.ready, original is not m.ready, -on_node[m.node_id], m.replica_id)
+
+        return sorted(self.groups.new, key=first_to_go)[:count]
+
+    def _oldest(self, count: int) -> list[Member]:
+        """Those that serve nobody first, then those on nodes that must be emptied or have lent their CPU."""
+
+        def first_to_go(m: Member) -> tuple[object, ...]:
+            room = self.draft.room.get(m.node_id)
+            overcommitted = room is not None and room.milli_cpu < 0
+            return (m.ready, not m.moving, not overcommitted, m.replica_id)
+
+        return sorted(self.groups.old, key=first_to_go)[:count]
+
+    def _stop_first(self, standing: Standing) -> None:
+        """No room for the next replica: let an old one go, if that makes the room and the floor allows it."""
+        groups = self.groups
+        coming = len(groups.new) - standing.new_ready + len(self.created)
+        if not groups.old or groups.leaving or self.drained or coming:
+            return  # room is on its way, or nothing of ours would make it
+        allowed = may_stop_first(standing, self.memory.target.options.max_unavailable)
+        going = self._would_make_room(allowed)
+        if going:
+            self._drain(going, f"stopped first to make room for {self.memory.target.version}")
+            self.pending += f" {len(going)} old replica(s) are stopped first to make room."
+        else:
+            self.pending += f" Stopping old replicas first does not help within max_unavailable={allowed}."
+
+    def _would_make_room(self, allowed_ready: int) -> list[Member]:
+        """The fewest old replicas of one node whose end lets the next one start there."""
+        choices: list[list[Member]] = []
+        for node in sorted({m.node_id for m in self.groups.old if m.standing is NodeStanding.LIVE}):
+            room = replace(self.draft.room[node], devices=dict(self.draft.room[node].devices))
+            room.custom, room.replicas = dict(room.custom), Counter(room.replicas)
+            going: list[Member] = []
+            for member in sorted(
+                (m for m in self.groups.old if m.node_id == node), key=lambda m: (m.ready, m.replica_id)
+            ):
+                if sum(m.ready for m in going) + member.ready > allowed_ready:
+                    break
+                going.append(member)
+                room.give(self.key, asked_by(member), devices_of(member))
+                if next(lacks(room, self.key, self.memory.target), None) is None:
+                    choices.append(going)
+                    break
+        return min(choices, key=lambda going: (sum(m.ready for m in going), len(going)), default=[])
+
+    # --- creating -------------------------------------------------------------------------------------------------
+
+    def _create(self, count: int) -> None:
+        lent = self._lent_cpu() if count else {}
+        for _ in range(count):
+            found = place(self.draft.room, self.key, self.memory.target, lent)
+            if isinstance(found, Misfit):
+                self.pending = found.reason
+                break
+            assignment = Assignment(
+                replica_id=self.draft.new_replica_id(self.key),
+                node_id=found.node_id,
+                app=self.key.app,
+                spec=self.memory.target,
+                devices=found.devices,
+                epoch=self.draft.cluster.epoch,
+            )
+            self.draft.room[found.node_id].take(self.key, self.memory.target.options.resources, found.devices)
+            self.created.append(assignment)
+            self.draft.actions.append(CreateAssignment(assignment))
+
+    def _lent_cpu(self) -> dict[NodeId, int]:
+        """CPU of replicas that are on their way out: their successors may share it for the time of the surge."""
+        lent: Counter[NodeId] = Counter()
+        for member in (*self.groups.old, *self.groups.leaving):
+            lent[member.node_id] += asked_by(member).milli_cpu
+        return dict(lent)
+
+    # --- what stays -----------------------------------------------------------------------------------------------
+
+    def rewrite(self) -> None:
+        """Light changes reach what runs; a lost replica is told who took its place, a returned one that it is back."""
+        successors = iter(self.created)
+        for member in self.groups.lost:
+            assert member.assignment is not None
+            if member.assignment.superseded_by is None and (successor := next(successors, None)) is not None:
+                superseded = replace(member.assignment, superseded_by=successor.replica_id)
+                self.draft.actions.append(RewriteAssignment(superseded))
+        for member in self.groups.new:
+            if member.replica_id not in self.drained and member.replica_id in self.draft.cluster.assignments:
+                self._rewrite_kept(member)
+
+    def _rewrite_kept(self, member: Member) -> None:
+        assert member.assignment is not None
+        desired = replace(member.assignment, spec=self.memory.target)
+        if desired.superseded_by is not None and not self._still_runs(desired.superseded_by):
+            desired = replace(desired, superseded_by=None)
+        if desired != member.assignment:
+            self.draft.actions.append(RewriteAssignment(desired))
+
+    def _still_runs(self, replica: ReplicaId) -> bool:
+        assignment = self.draft.cluster.assignments.get(replica)
+        return assignment is not None and assignment.goal is Goal.RUN and replica not in self.drained
+
+    def route(self) -> None:
+        meant = (*self.groups.new, *self.groups.old, *self.groups.lost)
+        answering = [m for m in meant if m.replica_id not in self.drained]
+        desired = desired_route(self.memory, answering)
+        publish = publish_if_changed(self.draft.cluster.routes.get(self.key), desired)
+        if publish is not None:
+            self.draft.actions.append(publish)
+
+    def finish(self) -> None:
+        """Note progress, what is pending, and the end of the way."""
+        memory = replace(self.memory, pending=self.pending)
+        standing_still = not (self.created or self.drained or self.groups.old or self.groups.failed or self.pending)
+        if standing_still and len(self.groups.new) == self.wanted and self._all_ready():
+            memory = complete(memory, self.draft.now_wall)
+        if memory.phase is RolloutPhase.ROLLING:
+            ready = sum(1 for m in self.groups.new if m.ready)
+            memory = replace(memory, progress=max(memory.progress, ready))
+        self.memory = memory
+
+    def _all_ready(self) -> bool:
+        return all(m.ready for m in self.groups.new)

@@ -1,0 +1,37 @@
+"""The leader's waits, in one value: tests shorten them, production does not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from serve_rt.config.protections import Protection, enabled
+from serve_rt.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class ControlSettings:
+    lease_s: float = 10.0
+    """Of the leader key: a dead leader is replaced after at most this."""
+    node_grace_s: float = 10.0
+    """After a node's registration is gone, before its replicas are replaced."""
+    node_given_up_s: float = 600.0
+    """After that its records are deleted and its replicas forgotten."""
+    constructor_failures_per_replica: int = 3
+    """With max_constructor_retry_count the limit of a deployment's failed starts, as in Ray."""
+    gather_routes_s: float = 0.05
+    adopt_wait_s: float = 1.5
+    """How long a new leader waits for the reports of registered agents before it decides anything."""
+    resync_s: float = 30.0
+    """A full look even when nothing seems to have changed."""
+    surge: bool = True
+
+    def __post_init__(self) -> None:
+        if self.node_given_up_s <= self.node_grace_s:
+            raise ConfigError(
+                f"node_given_up_s ({self.node_given_up_s}) must be longer than node_grace_s ({self.node_grace_s})"
+            )
+
+    @staticmethod
+    def of_process() -> ControlSettings:
+        """The defaults, less the protections this process was told to go without."""
+        return ControlSettings(surge=enabled(Protection.SURGE))
