@@ -1,0 +1,26 @@
+"""What a user's script does: bind an application of `apps.py` and `serve.run` it. Copied beside `apps.py` and started
+in a process of its own; its one argument is JSON: kind, name, route_prefix, options, arguments.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import apps  # type: ignore[import-not-found]  # a copy of apps.py lies beside the copy of this file
+
+import serve_rt as serve
+
+
+def main() -> None:
+    wanted = json.loads(sys.argv[1])
+    deployment = apps.KINDS[wanted["kind"]]
+    if wanted["options"]:
+        deployment = deployment.options(**wanted["options"])
+    application = deployment.bind(**wanted["arguments"])
+    serve.run(application, name=wanted["name"], route_prefix=wanted["route_prefix"])
+    print("deployed", flush=True)
+
+
+if __name__ == "__main__":
+    main()

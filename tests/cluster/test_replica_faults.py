@@ -1,0 +1,133 @@
+"""A replica dies or hangs under load: nothing retry-safe is lost, and it is replaced."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.cluster.conftest import ClusterFactory, Show
+from tests.cluster.faults import Freeze, Kill, applied, inject
+from tests.cluster.harness import LocalCluster
+from tests.cluster.processes import ProcessId, eventually
+from tests.load.outcomes import Verdict
+from tests.load.process import LoadProcess
+
+RATE = 50.0
+
+
+def test_killed_replica_loses_nothing_and_comes_back(cluster_of: ClusterFactory, show: Show) -> None:
+    cluster = cluster_of()
+    cluster.deploy("echo", num_replicas=2)
+    victim = cluster.await_replicas(2)[0]
+
+    with LoadProcess(cluster.node.http_port, rate_per_s=RATE) as load:
+        time.sleep(1.0)  # load before the fault
+        inject(Kill(victim.process))
+        after = eventually(
+            lambda: [h for h in cluster.node.replicas() if h.name == victim.name and h.process != victim.process],
+            10, "the same replica id runs again",
+        )  # fmt: skip
+        cluster.await_replicas(2)
+        pid = after[0].process.pid
+        eventually(lambda: cluster.node.json("/?nonce=x")["pid"] == pid, 10, "the new process gets requests")
+    show("replica kill -9", load.report)
+
+    assert after[0].incarnation > victim.incarnation, "a restart keeps the id and raises the incarnation"
+    assert victim.process.pid in load.report.pids, "the victim must have served before"
+    assert load.report.lost == 0 and load.report.refused == 0, load.report.summary()
+
+
+def test_frozen_replica_is_taken_out_then_killed(cluster_of: ClusterFactory, show: Show) -> None:
+    cluster = cluster_of()
+    cluster.deploy("echo", num_replicas=2)
+    victim = cluster.await_replicas(2)[0]
+
+    with LoadProcess(cluster.node.http_port, rate_per_s=RATE, deadline_s=15.0) as load:
+        time.sleep(1.0)
+        with applied(Freeze(victim.process)):
+            frozen_at = time.monotonic()
+            eventually(lambda: not victim.process.alive(), 22, "the frozen replica is killed")
+            killed_after_s = time.monotonic() - frozen_at
+            cluster.await_replicas(2)
+    show("replica SIGSTOP", load.report)
+
+    print(f"killed after {killed_after_s:.1f} s")
+    assert killed_after_s > 8, "a hiccup is not a death"
+    assert load.report.lost == 0, load.report.summary()
+    late = [record for record in load.report.records if record.latency_s > 5.5]
+    assert not late, f"out of rotation within 5 s, but {len(late)} requests took longer"
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_signalled_replica_drains(cluster_of: ClusterFactory, show: Show, signum: int) -> None:
+    cluster = cluster_of()
+    cluster.deploy("echo", num_replicas=2, arguments={"sleep_ms": 50})
+    victim = cluster.await_replicas(2)[0]
+
+    with LoadProcess(cluster.node.http_port, rate_per_s=RATE) as load:
+        time.sleep(0.5)
+        inject(Kill(victim.process, signum, within_s=25))
+        cluster.await_replicas(2)
+    show(f"replica {signal.Signals(signum).name}", load.report)
+    assert load.report.lost == 0 and load.report.refused == 0, load.report.summary()
+
+
+def test_work_that_is_not_retry_safe_never_runs_twice(cluster_of: ClusterFactory) -> None:
+    """A POST whose replica dies fails once, as 502; its work is not begun again elsewhere."""
+    status, begun = _post_and_kill_its_replica(cluster_of(), "/append")
+    assert (status, len(begun)) == (502, 1)
+
+
+def test_negative_control_without_the_rule_it_runs_twice(cluster_of: ClusterFactory) -> None:
+    status, begun = _post_and_kill_its_replica(cluster_of(disable="retry-rule"), "/append")
+    assert (status, len(begun)) == (200, 2), "the protection makes no difference: the test above cannot fail"
+
+
+def test_idempotency_key_makes_a_post_retry_safe(cluster_of: ClusterFactory) -> None:
+    status, begun = _post_and_kill_its_replica(cluster_of(), "/append", {"idempotency-key": "once"})
+    assert (status, len(begun)) == (200, 2)
+
+
+def _post_and_kill_its_replica(
+    cluster: LocalCluster, path: str, headers: Mapping[str, str] | None = None
+) -> tuple[int, list[str]]:
+    """The status of one POST whose replica was killed at work, and the ledger: one line per begun execution."""
+    cluster.deploy("echo", num_replicas=2)
+    cluster.await_replicas(2)
+    ledger = cluster.folder / "ledger"
+    body = json.dumps({"file": str(ledger), "nonce": "once", "sleep_s": 2.0}).encode()
+    with ThreadPoolExecutor(1) as pool:
+        posted = pool.submit(cluster.node.http, path, method="POST", body=body, headers=headers)
+        begun = eventually(lambda: ledger.exists() and ledger.read_text(), 5, "the work has begun")
+        inject(Kill(ProcessId.of(int(begun.split()[1]))))
+        status, _ = posted.result(30)
+    cluster.await_replicas(2)
+    return status, ledger.read_text().splitlines()
+
+
+def test_replica_that_exits_by_itself_is_restarted(cluster_of: ClusterFactory) -> None:
+    cluster = cluster_of()
+    cluster.deploy("echo", num_replicas=1)
+    [before] = cluster.await_replicas(1)
+    status, _ = cluster.node.http("/exit", method="POST", body=b"")
+    assert status == 502, "it may have run: not retried, and said so"
+    [after] = cluster.await_replicas(1)
+    assert after.name == before.name and after.process != before.process
+
+
+def test_negative_control_without_local_eject_requests_are_lost_or_late(cluster_of: ClusterFactory, show: Show) -> None:
+    cluster = cluster_of(disable="local-eject")
+    cluster.deploy("echo", num_replicas=2)
+    victim = cluster.await_replicas(2)[0]
+    with LoadProcess(cluster.node.http_port, rate_per_s=RATE, deadline_s=5.0) as load:
+        time.sleep(0.5)
+        inject(Kill(victim.process))
+        time.sleep(2.0)
+    show("replica kill -9 without local-eject", load.report)
+    slow = [record for record in load.report.records if record.verdict is Verdict.OK and record.latency_s > 0.5]
+    assert load.report.lost or load.report.refused or slow, "the protection makes no difference: the test cannot fail"
