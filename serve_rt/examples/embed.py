@@ -90,3 +90,4 @@ class Embedder:
 
 
 app = Embedder.bind()
+gpu_app = Embedder.options(ray_actor_options={"num_gpus": 0.5}).bind()

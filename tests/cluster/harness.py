@@ -191,11 +191,12 @@ class Node:
 class LocalCluster:
     """*Resources*: the creator calls `close()`."""
 
-    def __init__(self, *, external_etcd: bool = False, disable: str = "") -> None:
+    def __init__(self, *, external_etcd: bool = False, disable: str = "", hide_gpus: bool = True) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="srt-", dir="/tmp"))
         self.nodes: list[Node] = []
         self.etcd = EtcdServer().start() if external_etcd else None
         self._disable = disable
+        self._hide_gpus = hide_gpus
         self._app_folder = self.folder / "user"
         self._app_folder.mkdir()
         for name in ("apps.py", "deploy.py"):
@@ -203,7 +204,8 @@ class LocalCluster:
 
     def _env(self, state: Path) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("SERVE_", "COV_"))}
-        kept |= {"SERVE_STATE_DIR": str(state), "PYTHONUNBUFFERED": "1", "CUDA_VISIBLE_DEVICES": ""}
+        kept |= {"SERVE_STATE_DIR": str(state), "PYTHONUNBUFFERED": "1"}
+        kept |= {"CUDA_VISIBLE_DEVICES": ""} if self._hide_gpus else {}
         return kept | ({"SERVE_TEST_DISABLE": self._disable} if self._disable else {})
 
     def new_node(self, *options: str, cpus: int = 32) -> Node:
