@@ -27,6 +27,8 @@ class ReplicaStart:
     code_dir: str | None
     state_dir: str
     advertise_host: str = ""
+    orphan_timeout_s: float = 600.0
+    """Without an agent for this long, the replica drains and ends."""
 
 
 @dataclass(frozen=True, slots=True)
