@@ -1,0 +1,1 @@
+"""The process that runs user code: one replica of one deployment."""

@@ -1,0 +1,160 @@
+"""A replica process from its first line to its last. Forked by the node's launcher, which calls `run`.
+
+The launcher has done the descriptors, session, environment, random seeds, sys.path and process title. Here: read what
+to be, listen, then `serve_rt.replica.lifecycle`. At the end everything is closed by hand and a watchdog stands behind
+it, because gRPC's threads and user code can both keep a process that wants to end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import uvloop
+
+from serve_rt.aio import TaskOwner
+from serve_rt.api.replica_context import ReplicaContext, set_replica_context
+from serve_rt.credentials import ClusterToken, stream_server
+from serve_rt.errors import ConflictError, ServeException
+from serve_rt.handle.runtime import install_in_replica
+from serve_rt.model.starts import ReplicaStart
+from serve_rt.observe import log as process_log
+from serve_rt.pb import replica_pb2
+from serve_rt.replica.access_log import AccessLog
+from serve_rt.replica.call import Roads
+from serve_rt.replica.crossing import Crossing
+from serve_rt.replica.dispatch import Dispatch
+from serve_rt.replica.lifecycle import Lifecycle
+from serve_rt.replica.loop_errors import ignore_poller_noise
+from serve_rt.replica.rotating_log import RotatingLog
+from serve_rt.replica.service import ReplicaService
+from serve_rt.replica.thread_pool import ThreadPool
+from serve_rt.replica.user_loop import UserLoop
+from serve_rt.transport.server import ReplicaIdentity, StreamService
+from serve_rt.wire.services import service_handler
+
+log = logging.getLogger(__name__)
+LOG_CHECK_S = 5.0
+CLOSE_S = 2.0
+"""All that closes at the end may take this long together; then the process ends anyway."""
+
+
+def run(start: Mapping[str, Any]) -> int:  # Any: JSON of a ReplicaStart
+    """Be the replica that `start` describes; returns the exit code when it has ended.
+
+    *Resources*: the caller ends the process with it (`os._exit`): user threads may still run.
+    """
+    told = msgspec.convert(start, ReplicaStart)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(line_buffering=True)
+    process_log.configure(f"replica {told.assignment.replica_id}")
+    loop = uvloop.new_event_loop()
+    loop.set_exception_handler(ignore_poller_noise)
+    asyncio.set_event_loop(loop)
+    try:
+        return loop.run_until_complete(_live(told))
+    except ServeException as error:
+        log.error("%s", error, extra={"action": "replica_failed"})
+        return 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+
+
+async def _live(start: ReplicaStart) -> int:
+    loop = asyncio.get_running_loop()
+    spec, replica = start.assignment.spec, start.assignment.replica_id
+    token = ClusterToken.read(Path(start.token_path))
+    tasks = TaskOwner(f"replica {replica}")
+    user_loop, pool = UserLoop(), ThreadPool(spec.options.max_ongoing_requests)
+    access_log = AccessLog(loop, f"replica {replica}")
+    roads = Roads(Crossing(loop, "user -> main"), user_loop.posts, tasks, access_log)
+    dispatch = Dispatch(start.assignment.key, user_loop, pool, roads)
+    identity = ReplicaIdentity(start.cluster, replica, start.incarnation)
+    service = StreamService(identity, token, dispatch, spec.options.max_ongoing_requests)
+    service.set_accepting(False)
+    context = _replica_context(start)
+    set_replica_context(context)
+    handles = install_in_replica(start.agent_address, token, start.cluster, f"replica/{replica}", loop)
+    lifecycle = Lifecycle(start, context, service, dispatch, user_loop, pool, tasks)
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, lifecycle.ask_drain)
+
+    server = stream_server(token)
+    handlers = service_handler(
+        replica_pb2.DESCRIPTOR.services_by_name["Replica"], ReplicaService(lifecycle, dispatch, user_loop)
+    )
+    server.add_generic_rpc_handlers((service.grpc_handler, handlers))
+    _bind(server, start)
+    user_loop.start()
+    await server.start()
+    log.info("listening on %s:%d", start.host, start.port, extra={"action": "replica_listening"})
+    tasks.start_eternal(_keep_log_short(RotatingLog()), name="log rotation")
+    code = 1
+    try:
+        code = await lifecycle.run()
+    finally:
+        _end_anyway_after(CLOSE_S, code)
+        lifecycle.close()
+        await handles.close()
+        await service.close()
+        await server.stop(0.2)
+        await tasks.close()
+        access_log.close()
+        log.info("ended with %d", code, extra={"action": "replica_ended"})
+        user_loop.stop(0.2)
+    return code
+
+
+def _replica_context(start: ReplicaStart) -> ReplicaContext:
+    spec = start.assignment.spec
+    return ReplicaContext(
+        app_name=start.assignment.app,
+        deployment=spec.name,
+        replica_tag=start.assignment.replica_id.rsplit("#", 1)[-1],
+        replica_id=start.assignment.replica_id,
+        max_ongoing_requests=spec.options.max_ongoing_requests,
+        code_version=spec.version,
+        node_id=start.node_id,
+        world_size=spec.options.num_replicas,
+    )
+
+
+def _bind(server: Any, start: ReplicaStart) -> None:  # Any: grpc.aio.Server is untyped about ports
+    address = f"{start.host}:{start.port}"
+    try:
+        bound = server.add_insecure_port(address)
+    except RuntimeError as error:
+        bound = 0
+        reason: Exception | None = error
+    else:
+        reason = None
+    if not bound:
+        raise ConflictError(
+            f"cannot listen on {address}: the port is taken or not ours; see --replica-ports"
+        ) from reason
+
+
+async def _keep_log_short(rotating: RotatingLog) -> None:
+    while True:
+        await asyncio.sleep(LOG_CHECK_S)
+        rotating.check()
+
+
+def _end_anyway_after(seconds: float, code: int) -> None:
+    def end() -> None:
+        time.sleep(seconds)
+        sys.stderr.flush()
+        os._exit(code)
+
+    threading.Thread(target=end, name="exit watchdog", daemon=True).start()

@@ -1,0 +1,89 @@
+"""The `Replica` service: what a replica answers its agent. Everything here is answered by the main loop."""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import io
+import tempfile
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc.aio
+
+from serve_rt.pb import replica_pb2 as pb
+from serve_rt.replica.dispatch import Dispatch
+from serve_rt.replica.lifecycle import Lifecycle
+from serve_rt.replica.reports import Report
+from serve_rt.replica.user_loop import UserLoop
+
+Context = grpc.aio.ServicerContext[Any, Any]  # Any: grpc's own parameters
+MAX_TASKS_SHOWN = 200
+
+
+class ReplicaService:
+    def __init__(self, lifecycle: Lifecycle, dispatch: Dispatch, user_loop: UserLoop) -> None:
+        self._lifecycle = lifecycle
+        self._dispatch = dispatch
+        self._user_loop = user_loop
+
+    async def watch(self, _request: pb.WatchRequest, _context: Context) -> AsyncIterator[pb.ReplicaReport]:
+        self._lifecycle.agent_seen()
+        async for report in self._lifecycle.reports.watch():
+            yield _to_pb(report)
+
+    async def ping(self, _request: pb.PingRequest, _context: Context) -> pb.PingReply:
+        self._lifecycle.agent_seen()
+        return pb.PingReply(
+            user_loop_age_s=self._user_loop.age_s,
+            ongoing=self._dispatch.ongoing,
+            phase=pb.ReplicaPhase.Name(self._lifecycle.reports.phase.value),
+        )
+
+    async def check_health(self, _request: pb.CheckHealthRequest, _context: Context) -> pb.CheckHealthReply:
+        health = await self._lifecycle.check_health()
+        return pb.CheckHealthReply(healthy=health.healthy, skipped=health.skipped, message=health.message)
+
+    async def reconfigure(self, request: pb.ReconfigureRequest, _context: Context) -> pb.ReconfigureReply:
+        user_config_json = request.user_config_json if request.has_user_config else None
+        error = await self._lifecycle.reconfigure(user_config_json, request.max_ongoing_requests)
+        return pb.ReconfigureReply(error=error)
+
+    async def drain(self, request: pb.DrainRequest, _context: Context) -> pb.DrainReply:
+        self._lifecycle.ask_drain(request.timeout_s if request.timeout_s > 0 else None)
+        return pb.DrainReply()
+
+    async def dump_stacks(self, _request: pb.DumpStacksRequest, _context: Context) -> pb.DumpStacksReply:
+        return pb.DumpStacksReply(text=f"{thread_stacks()}\n{task_stacks(self._user_loop.loop)}")
+
+
+def _to_pb(report: Report) -> pb.ReplicaReport:
+    return pb.ReplicaReport(
+        replica_id=report.replica_id,
+        incarnation=report.incarnation,
+        phase=pb.ReplicaPhase.Name(report.phase.value),
+        message=report.message,
+        constructor_imports=report.constructor_imports,
+        constructor_s=report.constructor_s,
+        pid=report.pid,
+    )
+
+
+def thread_stacks() -> str:
+    """Where every thread stands; written by C code that needs nothing of a broken interpreter but a descriptor."""
+    with tempfile.TemporaryFile("w+") as file:
+        faulthandler.dump_traceback(file=file, all_threads=True)
+        file.seek(0)
+        return file.read()
+
+
+def task_stacks(loop: asyncio.AbstractEventLoop) -> str:
+    """Where the tasks of the user loop wait: an async handler has no thread to be seen in."""
+    text = io.StringIO()
+    try:
+        tasks = list(asyncio.all_tasks(loop))
+    except RuntimeError:  # the set changed while it was read from this thread, again and again
+        return "(the tasks of the user loop changed too fast to be listed)"
+    for task in tasks[:MAX_TASKS_SHOWN]:
+        task.print_stack(limit=5, file=text)
+    return text.getvalue()
