@@ -113,6 +113,8 @@ class ApplicationSpec:
     body_buffer_bytes: int = 1 << 20
     max_body_bytes: int = 1 << 30
     import_path: str = ""
+    past_deploy_ids: tuple[str, ...] = ()
+    """The deploys before this one, newest first: one that is asked again must not undo what came after it."""
     schema: int = 1
 
     def deployment(self, name: DeploymentName) -> DeploymentSpec | None:

@@ -1,0 +1,135 @@
+"""The Controller service: Deploy and Delete, by compare-and-swap on `/apps/<app>`, under the leader's fence.
+
+Called by agents, which forward what drivers and the CLI ask. Every controller process serves it; all but the leader
+answer NotLeader with the leader's address. What comes next: the mirror shows the record and the loop plans.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import grpc.aio
+
+from serve_rt.aio import Clock
+from serve_rt.controller.validate import check_application, check_prefix_is_free
+from serve_rt.errors import ConflictError, NotLeaderError
+from serve_rt.etcd.contract import EtcdStore
+from serve_rt.etcd.election import Leadership
+from serve_rt.etcd.keys import Keys
+from serve_rt.etcd.values import Put, absent, modified_at
+from serve_rt.model.cluster import Versioned
+from serve_rt.model.ids import AppName, VersionId
+from serve_rt.model.spec import ApplicationSpec, DeploymentSpec
+from serve_rt.pb import control_pb2 as pb
+from serve_rt.store.mirror import Mirror
+from serve_rt.wire.records import decode, encode
+
+log = logging.getLogger(__name__)
+KEPT_DEPLOY_IDS = 16
+SWAP_ATTEMPTS = 5
+SHOWN_LIMIT_S = 5.0
+SALT = "~"
+"""`<digest>~<salt>`: a forced redeploy of the same code is a version of its own."""
+
+Change = Callable[[Versioned[ApplicationSpec] | None], ApplicationSpec | None]
+"""The record as it is → as it shall be; None: it stays."""
+
+
+class ControllerService:
+    """Changes are made one after another, so that two of them cannot both find a route prefix free."""
+
+    def __init__(self, store: EtcdStore, keys: Keys, mirror: Mirror, clock: Clock) -> None:
+        self._store, self._keys, self._mirror, self._clock = store, keys, mirror, clock
+        self._one_at_a_time = asyncio.Lock()
+        self.leadership: Leadership | None = None
+        """Set by `main` for the time of a term."""
+
+    # --- RPCs -----------------------------------------------------------------------------------------------------
+
+    async def deploy(self, request: pb.DeployRequest, _context: grpc.aio.ServicerContext[Any, Any]) -> pb.ChangeReply:
+        self._leading()
+        asked = decode(request.application, ApplicationSpec, source="the deploy request")
+        check_application(asked, len(request.application))
+        async with self._one_at_a_time:
+            revision = await self._swap(asked.name, lambda now: self._deployed(now, asked, force=request.force))
+        return pb.ChangeReply(deploy_id=asked.deploy_id, revision=revision)
+
+    async def delete(self, request: pb.DeleteRequest, _context: grpc.aio.ServicerContext[Any, Any]) -> pb.ChangeReply:
+        self._leading()
+        async with self._one_at_a_time:
+            apps = [AppName(request.app)] if request.app else sorted(self._mirror.cluster.apps)
+            revision = self._mirror.cluster.revision
+            for app in apps:
+                revision = max(revision, await self._swap(app, _deleted))
+        return pb.ChangeReply(deploy_id=request.deploy_id, revision=revision)
+
+    # --- the swap -------------------------------------------------------------------------------------------------
+
+    def _leading(self) -> Leadership:
+        if self.leadership is None or self.leadership.lost.is_set():
+            leader = self._mirror.cluster.leader
+            raise NotLeaderError(
+                f"this controller does not lead; {f'{leader.node_id} does' if leader else 'nobody does now'}",
+                epoch=self._mirror.cluster.epoch,
+                address=leader.address if leader is not None else "",
+            )
+        return self.leadership
+
+    async def _swap(self, app: AppName, change: Change) -> int:
+        """Replace the record by what `change` makes of it; the revision of the record that then stands."""
+        key = self._keys.app(app)
+        for _ in range(SWAP_ATTEMPTS):
+            found = await self._store.get(key)
+            now = None
+            if found is not None:
+                now = Versioned(decode(found.value, ApplicationSpec, source=key), found.mod_revision)
+            wanted = change(now)
+            if wanted is None:
+                return now.mod_revision if now is not None else self._mirror.cluster.revision
+            compare = modified_at(key, now.mod_revision) if now is not None else absent(key)
+            written = await self._leading().write([Put(key, encode(wanted))], [compare])
+            if written.succeeded:
+                await self._shown(written.revision)
+                return written.revision
+        raise ConflictError(f"application {app!r} is being changed by others all the time; try again")
+
+    async def _shown(self, revision: int) -> None:
+        """The next change must see this one, or it could take the same prefix."""
+        await self._mirror.wait_for(lambda cluster: cluster.revision >= revision, SHOWN_LIMIT_S)
+
+    def _deployed(
+        self, now: Versioned[ApplicationSpec] | None, asked: ApplicationSpec, *, force: bool
+    ) -> ApplicationSpec | None:
+        """The record after the deploy; None when this deploy was done before."""
+        past: tuple[str, ...] = ()
+        if now is not None:
+            past = (now.value.deploy_id, *now.value.past_deploy_ids)[:KEPT_DEPLOY_IDS]
+            if asked.deploy_id in past:
+                log.info("deploy %s is known", asked.deploy_id, extra={"action": "deploy_repeated", "app": asked.name})
+                return None
+        check_prefix_is_free(asked, (app.value for app in self._mirror.cluster.apps.values()))
+        salt = asked.deploy_id if force else ""
+        versions = tuple(_versioned(spec, now.value if now is not None else None, salt) for spec in asked.deployments)
+        return replace(
+            asked, deployments=versions, deleting=False, deployed_at_s=self._clock.wall(), past_deploy_ids=past
+        )
+
+
+def _deleted(now: Versioned[ApplicationSpec] | None) -> ApplicationSpec | None:
+    if now is None or now.value.deleting:
+        return None  # Ray: deleting what is not there is no error
+    return replace(now.value, deleting=True)
+
+
+def _versioned(spec: DeploymentSpec, now: ApplicationSpec | None, salt: str) -> DeploymentSpec:
+    """A forced deploy makes a new version of the same digest; a later plain one of that digest keeps it."""
+    if salt:
+        return replace(spec, version=VersionId(f"{spec.version}{SALT}{salt[-8:]}"))
+    running = now.deployment(spec.name) if now is not None and not now.deleting else None
+    if running is not None and running.version.split(SALT)[0] == spec.version:
+        return replace(spec, version=running.version)
+    return spec

@@ -1,0 +1,165 @@
+"""The leader's streams to the agents: assignments out at once, observations in at once.
+
+The store stays the memory: what is pushed was written there before, and an agent's own watch brings the same by another
+road (with the protection PUSH off that road must do). What an agent reports here is fresher than the mirror, so the
+loop plans on it. One link per registered agent session; a broken one is made anew while the agent is registered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import replace
+
+import grpc.aio
+
+from serve_rt.aio import Backoff, TaskOwner
+from serve_rt.credentials import ClusterToken, control_channel
+from serve_rt.errors import ConfigError
+from serve_rt.model.cluster import Cluster
+from serve_rt.model.ids import NodeId, ReplicaId
+from serve_rt.model.node import NodeRecord
+from serve_rt.model.replica import Assignment, Observed
+from serve_rt.pb import control_pb2 as pb
+from serve_rt.wire.errors import from_rpc_error
+from serve_rt.wire.records import decode, encode
+from serve_rt.wire.services import Stub
+
+log = logging.getLogger(__name__)
+
+
+class Pusher:
+    """All links of one term of leadership. *Resources*: `close()` ends them."""
+
+    def __init__(
+        self, token: ClusterToken, epoch: int, on_report: Callable[[], None], on_deposed: Callable[[str], None]
+    ) -> None:
+        self._token, self.epoch = token, epoch
+        self._on_report, self._on_deposed = on_report, on_deposed
+        self._links: dict[NodeId, _Link] = {}
+        self._tasks = TaskOwner("pusher")
+
+    def follow(self, cluster: Cluster) -> None:
+        """Keep one link per registered agent and send each what changed for it."""
+        for node, record in cluster.nodes.items():
+            link = self._links.get(node)
+            if link is None or (link.record.session, link.record.address) != (record.session, record.address):
+                self._replace(node, record)
+        for gone in self._links.keys() - cluster.nodes.keys():
+            self._links.pop(gone).task.cancel()
+        by_node: dict[NodeId, list[Assignment]] = {}
+        for assignment in cluster.assignments.values():
+            by_node.setdefault(assignment.node_id, []).append(assignment)
+        for node, link in self._links.items():
+            link.send(tuple(by_node.get(node, ())), cluster)
+
+    def _replace(self, node: NodeId, record: NodeRecord) -> None:
+        old = self._links.pop(node, None)
+        if old is not None:
+            old.task.cancel()
+        link = _Link(record, self.epoch)
+        link.task = self._tasks.start(link.run(self._token, self._on_report, self._on_deposed), name=f"link to {node}")
+        self._links[node] = link
+
+    @property
+    def all_reported(self) -> bool:
+        return all(link.reported is not None for link in self._links.values())
+
+    def overlay(self, cluster: Cluster) -> Cluster:
+        """The cluster with the agents' last words in place of older records."""
+        spoken = {node: link.reported for node, link in self._links.items() if link.reported is not None}
+        return overlay(cluster, spoken)
+
+    async def close(self) -> None:
+        await self._tasks.close()
+
+
+def overlay(cluster: Cluster, spoken: dict[NodeId, dict[ReplicaId, Observed]]) -> Cluster:
+    """For each node that speaks: its reports, and those records of an earlier session that it has not touched yet."""
+    if not spoken:
+        return cluster
+    observed: dict[ReplicaId, Observed] = {}
+    for replica, record in cluster.observed.items():
+        reports = spoken.get(record.node_id)
+        if reports is None:
+            observed[replica] = record
+        elif replica not in reports:
+            registered = cluster.nodes.get(record.node_id)
+            if registered is None or record.session != registered.session:  # a new agent that has not adopted it yet
+                observed[replica] = record
+        elif record.incarnation > reports[replica].incarnation:
+            observed[replica] = record
+    for node, reports in spoken.items():
+        if node in cluster.nodes:
+            observed.update((replica, report) for replica, report in reports.items() if replica not in observed)
+    return cluster if observed == cluster.observed else replace(cluster, observed=observed)
+
+
+class _Link:
+    """One stream to one agent's session."""
+
+    task: asyncio.Task[None]
+
+    def __init__(self, record: NodeRecord, epoch: int) -> None:
+        self.record = record
+        self.reported: dict[ReplicaId, Observed] | None = None
+        """What the agent said on the stream that is open now; None while there is none."""
+        self._epoch = epoch
+        self._due: pb.AssignPush | None = None
+        self._wake = asyncio.Event()
+        self._sent: tuple[Assignment, ...] | None = None
+
+    def send(self, assignments: tuple[Assignment, ...], cluster: Cluster) -> None:
+        """Only the newest word counts, so a slow agent is owed one push, however much has changed."""
+        if self._sent is not None and assignments == self._sent:
+            return
+        self._sent = assignments
+        self._due = pb.AssignPush(
+            epoch=self._epoch,
+            incarnation=cluster.incarnation,
+            mod_revision=cluster.revision,
+            assignments=[encode(assignment) for assignment in assignments],
+        )
+        self._wake.set()
+
+    async def run(self, token: ClusterToken, on_report: Callable[[], None], on_deposed: Callable[[str], None]) -> None:
+        """Speak until cancelled, over as many streams as it takes."""
+        backoff = Backoff(0.05, 2.0)
+        while True:
+            async with control_channel(self.record.address, token) as channel:
+                try:
+                    async for report in Stub(channel, pb.DESCRIPTOR.services_by_name["Agent"]).Assign(self._pushes()):
+                        backoff.reset()
+                        self._take(report, on_deposed)
+                        on_report()
+                except grpc.aio.AioRpcError as error:
+                    reason = from_rpc_error(error, f"the stream to agent {self.record.node_id}")
+                    log.info("%s", reason, extra={"action": "push_broken", "node": self.record.node_id})
+            self.reported = None
+            on_report()
+            await asyncio.sleep(backoff.next_s())
+
+    async def _pushes(self) -> AsyncIterator[pb.AssignPush]:
+        """On a new stream the newest word is said again: the former stream may have lost it."""
+        said: pb.AssignPush | None = None
+        while True:
+            if self._due is not None and self._due is not said:
+                said = self._due
+                yield said
+                continue
+            self._wake.clear()
+            await self._wake.wait()
+
+    def _take(self, report: pb.AssignReport, on_deposed: Callable[[str], None]) -> None:
+        if report.refused or report.highest_epoch > self._epoch:
+            on_deposed(f"agent {self.record.node_id} has heard of epoch {report.highest_epoch}, ours is {self._epoch}")
+        self.reported = {observed.replica_id: observed for observed in _observations(report.observed)}
+
+
+def _observations(records: Iterable[bytes]) -> Iterable[Observed]:
+    for record in records:
+        try:
+            yield decode(record, Observed, source="an agent's report")
+        except ConfigError as error:
+            log.error("a report is skipped: %s", error, extra={"action": "report_skipped"})
