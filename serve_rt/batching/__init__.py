@@ -1,0 +1,1 @@
+"""`serve.batch`: many calls, one run of the function."""
