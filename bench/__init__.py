@@ -1,0 +1,1 @@
+"""Measurements against others in one run. `make bench`; see README.md."""

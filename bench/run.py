@@ -1,0 +1,109 @@
+"""`make bench`: measure, print tables of ratios, and say which aims were met.
+
+make bench BENCH_ARGS="--quick --only http"
+BENCH_RAY_PYTHON=… BENCH_MOSEC_PYTHON=… BENCH_LITSERVE_PYTHON=… make bench
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.table import Table
+
+PARTS = ("http", "start", "second", "embed")
+
+
+def http(console: Console, quick: bool) -> None:
+    from bench import http_bench
+
+    all_series = http_bench.run(seconds=1.5 if quick else 4.0, rounds=2 if quick else 3)
+    table = Table(title="no-op HTTP: echo of a nonce by a replica (median of the turns)")
+    for column in ("connections", "server", "requests/s", "p50 ms", "p99 ms", "serve_rt is"):
+        table.add_column(column, justify="right")
+    ours = {series.connections: series for series in all_series if series.name == "serve_rt"}
+    for series in all_series:
+        ratio = ours[series.connections].per_second / series.per_second
+        shown = "" if series.name == "serve_rt" else f"{ratio:.2f} x"
+        table.add_row(
+            str(series.connections), series.name, f"{series.per_second:,.0f}", f"{series.p50_ms:.3f}",
+            f"{series.p99_ms:.3f}", shown,
+        )  # fmt: skip
+    console.print(table)
+
+
+def start(console: Console, quick: bool) -> None:
+    from bench import start_bench
+
+    runs = [start_bench.hello() for _ in range(2 if quick else 4)]
+    later = runs[1:]
+    table = Table(title="hello, from nothing")
+    for column in ("what", "measured", "aim"):
+        table.add_column(column)
+    first_s = statistics.median(run.first_answer_s for run in later)
+    table.add_row("first start to first answer", f"{runs[0].first_answer_s:.2f} s", "")
+    table.add_row("later starts (median)", f"{first_s:.2f} s", "≤ 1 s")
+    mib = statistics.median(run.pss_mib for run in later)
+    table.add_row(f"idle memory (PSS of {later[0].processes} processes)", f"{mib:.0f} MiB", "≤ 250 MiB")
+    console.print(table)
+
+
+def second(console: Console, quick: bool) -> None:
+    from bench import start_bench
+
+    rounds = 1 if quick else 3
+    table = Table(title="second replica of embed: from the write of its assignment to its first answer")
+    for column in ("launcher", "measured", "aim"):
+        table.add_column(column)
+    learned = statistics.median(start_bench.second_embed_replica() for _ in range(rounds))
+    plain = statistics.median(start_bench.second_embed_replica("learn") for _ in range(rounds))
+    table.add_row("learned preload", f"{learned:.2f} s", "≤ 0.3 s")
+    table.add_row("without learning", f"{plain:.2f} s", "> 1 s")
+    console.print(table)
+
+
+def embed(console: Console, quick: bool) -> None:
+    from bench import contenders, http_bench
+
+    seconds = 3.0 if quick else 6.0
+    rates: dict[str, list[float]] = {}
+    for _ in range(1 if quick else 2):
+        for name in ("one_at_a_time", "batched"):
+            with contenders.serve_rt(f"bench.apps:{name}") as up:
+                after = ', "text": "the quick brown fox jumps over the lazy dog"}'
+                http_bench.ask(up, 8, 1.0, body_after=after)
+                measured = http_bench.ask(up, 32, seconds, body_after=after)
+                rates.setdefault(name, []).append(measured.per_second)
+    table = Table(title="embed at 32 connections")
+    for column in ("how", "requests/s", "ratio"):
+        table.add_column(column, justify="right")
+    base = statistics.median(rates["one_at_a_time"])
+    for name, values in rates.items():
+        rate = statistics.median(values)
+        table.add_row(name.replace("_", " "), f"{rate:,.0f}", f"{rate / base:.2f}")
+    console.print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.run", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="shorter turns, fewer rounds")
+    parser.add_argument("--only", default=",".join(PARTS), help=f"some of {','.join(PARTS)}")
+    options = parser.parse_args()
+    wanted = options.only.split(",")
+    if unknown := set(wanted) - set(PARTS):
+        parser.error(f"--only {','.join(sorted(unknown))}: known are {', '.join(PARTS)}")
+    measures: dict[str, Callable[[Console, bool], None]] = {
+        "http": http,
+        "start": start,
+        "second": second,
+        "embed": embed,
+    }
+    console = Console(width=110)
+    for part in wanted:
+        measures[part](console, options.quick)
+
+
+if __name__ == "__main__":
+    main()
