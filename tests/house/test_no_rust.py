@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -37,10 +38,17 @@ def test_markers_are_found_where_there_is_rust() -> None:
 def test_a_plain_install_has_no_rust(tmp_path: Path) -> None:
     if not os.environ.get("CI"):
         pytest.skip("installs into a fresh environment: set CI=1")
+    # From a copy: building in the tree would leave a build folder there, and take stale files from it.
+    copy = tmp_path / "source"
+    copy.mkdir()
+    for name in ("serve_rt", "proxy", "agents"):
+        shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy / name)
     fresh = tmp_path / "venv"
     subprocess.run([sys.executable, "-m", "venv", str(fresh)], check=True)
     python = fresh / "bin" / "python"
-    install = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", str(ROOT)]
+    install = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", str(copy)]
     subprocess.run(install, check=True, stdin=subprocess.DEVNULL)
 
     site = next((fresh / "lib").glob("python*/site-packages"))
