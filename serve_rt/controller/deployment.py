@@ -162,7 +162,10 @@ class _Work:
         standing = self._standing()
         steps = next_steps(standing, self.memory.target.options.max_surge_percent, surge=self.draft.settings.surge)
         self._drain(self._surplus(0 if self._returning() else steps.drain_surplus), "more than asked for")
-        self._drain(self._oldest(steps.drain_old), f"replaced by {self.memory.target.version}")
+        for member in self._oldest(steps.drain_old):
+            moving = member.version == self.memory.target.version
+            why = "its node is being drained" if moving else f"replaced by {self.memory.target.version}"
+            self._drain([member], why)
         self._create(steps.create)
         if self.pending:
             self._stop_first(standing)
