@@ -73,7 +73,7 @@ class Echo:
 
     async def do_block(self, request: Request) -> Response:
         """Synchronous inside async: the user's loop stands still."""
-        time.sleep(float(request.query_params["s"]))  # noqa: ASYNC251 - the point of it
+        time.sleep(float(request.query_params["s"]))
         return JSONResponse(self.said(request.query_params.get("nonce", "")))
 
     async def do_gil(self, request: Request) -> Response:
