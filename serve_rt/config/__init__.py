@@ -1,1 +1,41 @@
-"""Settings and places: read once at the edge of a process and passed down."""
+"""Settings and places: read once at the edge of a process and passed down.
+
+Ray's users import configuration classes from here (`from serve_rt.config import AutoscalingConfig`): they are loaded at
+first use, so that the runtime's own processes do not pay for them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from serve_rt.config.options import (
+        AutoscalingConfig,
+        AutoscalingPolicy,
+        BackpressureConfig,
+        DeploymentMode,
+        HTTPOptions,
+        LoggingConfig,
+        ProxyLocation,
+        gRPCOptions,
+    )
+
+__all__ = [
+    "AutoscalingConfig",
+    "AutoscalingPolicy",
+    "BackpressureConfig",
+    "DeploymentMode",
+    "HTTPOptions",
+    "LoggingConfig",
+    "ProxyLocation",
+    "gRPCOptions",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from serve_rt.config import options
+
+    value = globals()[name] = getattr(options, name)
+    return value

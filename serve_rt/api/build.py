@@ -1,0 +1,147 @@
+"""From an Application to what is sent: an ApplicationSpec and the blobs it names.
+
+The version of a deployment is the digest of all that makes another process: code, arguments, environment, resources,
+interpreter. The same program deployed again has the same versions and restarts nothing. Next stop: serve_rt.api.client.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from serve_rt.api.deployment import Application, Deployment
+from serve_rt.api.graph import BoundDeployment, flatten
+from serve_rt.api.options import resolve
+from serve_rt.api.payload import Payload, pack, payload_digest
+from serve_rt.api.snapshot import import_root, snapshot, uses_code_of
+from serve_rt.batching.binding import BatchedMethod
+from serve_rt.config.options import LoggingConfig
+from serve_rt.model.ids import AppName, BlobDigest, DeploymentName, VersionId
+from serve_rt.model.spec import ApplicationSpec, DeploymentOptions, DeploymentSpec
+from serve_rt.wire import records
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Built:
+    spec: ApplicationSpec
+    blobs: Mapping[BlobDigest, bytes]
+
+
+@dataclass(frozen=True)
+class AppOptions:
+    name: str = "default"
+    route_prefix: str | None = "/"
+    deploy_id: str = ""
+    request_timeout_s: float | None = None
+    import_path: str = ""
+    logging_config: LoggingConfig | None = None
+    code_root: Path | None = None
+    """None: found from the running program."""
+
+
+@dataclass
+class _Blobs:
+    """Blobs by digest; a folder is zipped once, however many deployments use it."""
+
+    data: dict[BlobDigest, bytes] = field(default_factory=dict)
+    roots: dict[Path, BlobDigest | None] = field(default_factory=dict)
+
+    def add(self, data: bytes) -> BlobDigest:
+        digest = BlobDigest(sha256(data).hexdigest())
+        self.data[digest] = data
+        return digest
+
+    def code(self, root: Path, *, always: bool) -> BlobDigest | None:
+        if root not in self.roots:
+            self.roots[root] = self.add(snapshot(root)) if always or uses_code_of(root) else None
+        return self.roots[root]
+
+
+def build(application: Application, options: AppOptions) -> Built:
+    """*Errors*: TypeError for what cannot be pickled; ConfigError when the code is too large."""
+    graph = flatten(application, options.name)
+    blobs = _Blobs()
+    deployments = tuple(_deployment(bound, graph.ingress, options, blobs) for bound in graph.deployments)
+    spec = ApplicationSpec(
+        name=AppName(options.name),
+        deploy_id=options.deploy_id,
+        ingress=DeploymentName(graph.ingress),
+        deployments=deployments,
+        route_prefix=options.route_prefix,
+        request_timeout_s=options.request_timeout_s,
+        import_path=options.import_path,
+    )
+    return Built(spec, blobs.data)
+
+
+def _deployment(bound: BoundDeployment, ingress: str, app: AppOptions, blobs: _Blobs) -> DeploymentSpec:
+    import cloudpickle
+
+    deployment = bound.deployment
+    options = resolve(deployment.given)
+    _check_hooks(deployment, options)
+    packed = pack(Payload(deployment.func_or_class, bound.args, bound.kwargs))
+    working_dir = _working_dir(deployment)
+    code = blobs.code(working_dir or app.code_root or import_root(), always=working_dir is not None)
+    spec = DeploymentSpec(
+        name=DeploymentName(bound.name),
+        version=VersionId(""),
+        payload=blobs.add(packed),
+        code=code,
+        options=options,
+        is_ingress=bound.name == ingress,
+        python_version=f"{sys.version_info.major}.{sys.version_info.minor}",
+        cloudpickle_version=str(cloudpickle.__version__),
+    )
+    return replace(spec, version=version_of(spec, payload_digest(packed)))
+
+
+def version_of(spec: DeploymentSpec, payload: str) -> VersionId:
+    """Only what a running process cannot take on; the other options are light."""
+    options = spec.options
+    heavy: list[Any] = [
+        payload,
+        spec.code,
+        sorted(options.env_vars.items()),
+        options.resources.milli_cpu,
+        options.resources.memory_bytes,
+        options.resources.milli_gpu,
+        sorted(options.resources.custom.items()),
+        sorted(options.labels.items()),
+        options.max_replicas_per_node,
+        spec.python_version,
+        spec.cloudpickle_version,
+    ]
+    return VersionId(sha256(records.encode(heavy)).hexdigest()[:16])
+
+
+def _working_dir(deployment: Deployment) -> Path | None:
+    env = (deployment.given.get("ray_actor_options") or {}).get("runtime_env") or {}
+    return Path(env["working_dir"]) if env.get("working_dir") else None
+
+
+def _check_hooks(deployment: Deployment, options: DeploymentOptions) -> None:
+    """*Errors*: ValueError for a user_config nobody will take."""
+    if options.user_config_json is not None and not deployment.is_class:
+        raise ValueError("user_config is not supported for function deployments: there is nothing to reconfigure.")
+    if not deployment.is_class:
+        return
+    for name, member in vars(deployment.func_or_class).items():
+        if isinstance(member, BatchedMethod):
+            needed = member.settings.max_batch_size * member.settings.max_concurrent_batches
+            if options.max_ongoing_requests < needed and member.settings.batch_size_fn is None:
+                log.warning(
+                    "%s: max_ongoing_requests=%d is less than max_batch_size * max_concurrent_batches = %d of %s: a full "
+                    "batch can never form",
+                    deployment.name,
+                    options.max_ongoing_requests,
+                    needed,
+                    name,
+                )

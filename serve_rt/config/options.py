@@ -1,0 +1,227 @@
+"""Ray Serve's configuration classes, as plain values: what users import from `serve_rt.config`.
+
+Unlike Ray's they refuse unknown keys, naming the nearest known one; renamed keys are taken with a DeprecationWarning.
+"""
+
+from __future__ import annotations
+
+import difflib
+import enum
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, TypeVar
+
+from serve_rt.errors import ConfigError
+from serve_rt.model.spec import AutoscalingOptions
+
+T = TypeVar("T")
+
+
+class UnknownOptionError(ConfigError, TypeError):
+    """An option nobody knows; the message names the nearest known one."""
+
+
+def refuse_unknown(what: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """*Errors*: UnknownOptionError for the first name in `given` that is not in `known`."""
+    known = list(known)
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(sorted(known))}."
+            raise UnknownOptionError(f"{what} has no option {name!r}. {hint}")
+
+
+def from_mapping(kind: type[T], given: Mapping[str, Any]) -> T:
+    """A value of the dataclass `kind` from a user's dict."""
+    names = [one.name for one in fields(kind)]  # type: ignore[arg-type]  # T is one of the dataclasses below
+    refuse_unknown(kind.__name__, given, names)
+    return kind(**given)
+
+
+def checked(kind: type[T], given: T | Mapping[str, Any], option: str) -> T:
+    """`given` as a `kind`: users may pass either the class or a dict.
+
+    *Errors*: TypeError for anything else.
+    """
+    if isinstance(given, kind):
+        return given
+    if isinstance(given, Mapping):
+        return from_mapping(kind, given)
+    raise TypeError(f"{option} must be a {kind.__name__} or a dict, got {type(given).__name__}.")
+
+
+class ProxyLocation(enum.StrEnum):
+    Disabled = "Disabled"
+    HeadOnly = "HeadOnly"
+    EveryNode = "EveryNode"
+
+
+class DeploymentMode(enum.StrEnum):
+    """Ray 2.6's name for ProxyLocation."""
+
+    NoServer = "NoServer"
+    HeadOnly = "HeadOnly"
+    EveryNode = "EveryNode"
+
+
+@dataclass(frozen=True)
+class HTTPOptions:
+    """Given to the `serve.start` or `serve.run` that starts the cluster."""
+
+    host: str | None = "127.0.0.1"
+    port: int = 8000
+    middlewares: tuple[Any, ...] = ()
+    location: str | None = None
+    num_cpus: int = 0
+    root_url: str = ""
+    root_path: str = ""
+    request_timeout_s: float | None = None
+    keep_alive_timeout_s: float = 90.0
+
+    def __post_init__(self) -> None:
+        if self.middlewares:
+            raise ValueError("HTTPOptions.middlewares is not supported: add middleware to the FastAPI or ASGI app.")
+        if self.num_cpus:
+            raise ValueError("HTTPOptions.num_cpus must be 0: proxies are not scheduled.")
+        if not isinstance(self.port, int) or isinstance(self.port, bool) or not 0 <= self.port <= 65535:
+            raise ValueError(f"HTTPOptions.port must be an integer from 0 to 65535, got {self.port!r}.")
+        if self.location is not None:
+            warnings.warn("`http_options.location` is deprecated, use `proxy_location`", DeprecationWarning, 3)
+
+
+@dataclass(frozen=True)
+class gRPCOptions:
+    """Accepted so that programs import; there is no gRPC ingress yet."""
+
+    port: int = 9000
+    grpc_servicer_functions: tuple[str, ...] = ()
+    request_timeout_s: float | None = None
+    enable_reflection: bool = True
+
+
+@dataclass(frozen=True)
+class BackpressureConfig:
+    status_code: int = 503
+    retry_after_s: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.status_code not in (503, 429):
+            raise ValueError(f"BackpressureConfig.status_code must be 503 or 429, got {self.status_code!r}.")
+        if self.retry_after_s is not None and self.retry_after_s < 0:
+            raise ValueError(f"BackpressureConfig.retry_after_s must be >= 0, got {self.retry_after_s!r}.")
+
+
+@dataclass(frozen=True)
+class LoggingConfig:
+    encoding: str = "TEXT"
+    log_level: int | str = "INFO"
+    logs_dir: str | None = None
+    enable_access_log: bool = True
+    additional_log_standard_attrs: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.encoding not in ("TEXT", "JSON"):
+            raise ValueError(f"LoggingConfig.encoding must be TEXT or JSON, got {self.encoding!r}.")
+
+
+@dataclass(frozen=True)
+class AutoscalingPolicy:
+    policy_function: str = "serve_rt.autoscaling_policy:default_autoscaling_policy"
+    policy_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class AutoscalingConfig:
+    """Ray's knobs; the last four are old names."""
+
+    min_replicas: int = 1
+    initial_replicas: int | None = None
+    max_replicas: int = 1
+    target_ongoing_requests: float = 2.0
+    metrics_interval_s: float = 10.0
+    look_back_period_s: float = 30.0
+    upscaling_factor: float | None = None
+    downscaling_factor: float | None = None
+    upscale_delay_s: float = 30.0
+    downscale_delay_s: float = 600.0
+    downscale_to_zero_delay_s: float | None = None
+    aggregation_function: str = "mean"
+    policy: AutoscalingPolicy | Mapping[str, Any] | None = None
+    target_num_ongoing_requests_per_replica: float | None = None
+    smoothing_factor: float | None = None
+    upscale_smoothing_factor: float | None = None
+    downscale_smoothing_factor: float | None = None
+
+    def __post_init__(self) -> None:
+        for old, new in _OLD_AUTOSCALING.items():
+            if getattr(self, old) is not None:
+                warnings.warn(f"`{old}` is deprecated, use `{new}` instead", DeprecationWarning, 3)
+        self._check()
+
+    def _check(self) -> None:
+        if self.min_replicas < 0:
+            raise ValueError(f"min_replicas ({self.min_replicas}) must be >= 0")
+        if self.max_replicas < 1:
+            raise ValueError(f"max_replicas ({self.max_replicas}) must be >= 1")
+        if self.max_replicas < self.min_replicas:
+            raise ValueError(f"max_replicas ({self.max_replicas}) must be >= min_replicas ({self.min_replicas})")
+        if self.initial_replicas is not None and not self.min_replicas <= self.initial_replicas <= self.max_replicas:
+            raise ValueError(
+                f"min_replicas ({self.min_replicas}) <= initial_replicas ({self.initial_replicas}) <= "
+                f"max_replicas ({self.max_replicas}) does not hold"
+            )
+        if self.aggregation_function not in ("mean", "max", "min"):
+            raise ValueError(f"aggregation_function must be mean, max or min, got {self.aggregation_function!r}")
+        if self.target() <= 0:
+            raise ValueError(f"target_ongoing_requests must be > 0, got {self.target()}")
+
+    @staticmethod
+    def default() -> AutoscalingConfig:
+        """What `num_replicas="auto"` means."""
+        return AutoscalingConfig(min_replicas=1, max_replicas=100)
+
+    def target(self) -> float:
+        old = self.target_num_ongoing_requests_per_replica
+        return float(old if old is not None else self.target_ongoing_requests)
+
+    def options(self) -> AutoscalingOptions:
+        smooth = self.smoothing_factor if self.smoothing_factor is not None else 1.0
+        up = _first(self.upscaling_factor, self.upscale_smoothing_factor, smooth)
+        down = _first(self.downscaling_factor, self.downscale_smoothing_factor, smooth)
+        return AutoscalingOptions(
+            min_replicas=self.min_replicas,
+            max_replicas=self.max_replicas,
+            initial_replicas=self.initial_replicas,
+            target_ongoing_requests=self.target(),
+            metrics_interval_s=self.metrics_interval_s,
+            look_back_period_s=self.look_back_period_s,
+            upscaling_factor=up,
+            downscaling_factor=down,
+            upscale_delay_s=self.upscale_delay_s,
+            downscale_delay_s=self.downscale_delay_s,
+            downscale_to_zero_delay_s=self.downscale_to_zero_delay_s,
+            aggregation_function=self.aggregation_function,
+            policy=self._policy_path(),
+        )
+
+    def _policy_path(self) -> str:
+        if self.policy is None:
+            return ""
+        path = checked(AutoscalingPolicy, self.policy, "policy").policy_function
+        return "" if path.endswith(":default_autoscaling_policy") else path
+
+    def dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+_OLD_AUTOSCALING = {
+    "target_num_ongoing_requests_per_replica": "target_ongoing_requests",
+    "smoothing_factor": "upscaling_factor` and `downscaling_factor",
+    "upscale_smoothing_factor": "upscaling_factor",
+    "downscale_smoothing_factor": "downscaling_factor",
+}
+
+
+def _first(*values: float | None) -> float:
+    return next(float(value) for value in values if value is not None)
