@@ -32,11 +32,9 @@ class AccessLog:
         if second != self._second:
             self._second = second
             self._stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(second))
-        took_ms = took_s * 1000
         line = (
-            f"{self._stamp}.{int((now - second) * 1000):03d} INFO {self._process} {method} {route} {status} "
-            f"{took_ms:.1f} ms -- action=request method={method} route={route} status={status} ms={took_ms:.1f} "
-            f"request_id={request_id}\n"
+            f"{self._stamp}.{int((now - second) * 1000):03d} INFO {self._process} request done -- action=request "
+            f"method={method} route={route} status={status} ms={took_s * 1000:.1f} request_id={request_id}\n"
         )
         lines = self._lines
         lines.append(line)

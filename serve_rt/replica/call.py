@@ -69,6 +69,7 @@ class Call:
         "body_complete",
         "context",
         "disconnected",
+        "is_http",
         "open",
         "request",
         "task",
@@ -85,6 +86,7 @@ class Call:
         self.request = request
         self.open = request.open
         self.context = context
+        self.is_http = self.open.HasField("http")
         self.body = self.open.body
         self.body_complete = self.open.end
         self.began = False
@@ -232,7 +234,7 @@ class Call:
     def _on_failure(self, failure: Failure) -> None:
         if not self._over:
             self._fail_now(Outcome.STARTED, failure)
-            self._status = 500 if self.open.HasField("http") else "ERROR"
+            self._status = 500 if self.is_http else "ERROR"
         self._on_leave()
 
     def _fail_now(self, outcome: Outcome, failure: Failure) -> None:
@@ -258,7 +260,7 @@ class Call:
             return
         if not self._over:
             self._over = True
-            self._status = 499 if self.open.HasField("http") else "CANCELLED"
+            self._status = 499 if self.is_http else "CANCELLED"
         self._stop_user_code()
 
     def _on_deadline(self) -> None:
@@ -267,7 +269,7 @@ class Call:
         if not self._over:
             message = f"the deadline passed after {time.monotonic() - self._began_s:.3f} s; its work was cancelled"
             self._fail_now(Outcome.STARTED, Failure(DeadlineExceededError.__name__, message))
-            self._status = 408 if self.open.HasField("http") else "DEADLINE"
+            self._status = 408 if self.is_http else "DEADLINE"
         self._stop_user_code()
 
     def stop(self) -> None:
@@ -277,7 +279,7 @@ class Call:
         if not self._over:
             message = "the replica is shutting down and its graceful_shutdown_timeout_s has passed"
             self._fail_now(Outcome.STARTED, Failure("ReplicaDiedError", message))
-            self._status = 503 if self.open.HasField("http") else "STOPPED"
+            self._status = 503 if self.is_http else "STOPPED"
         self._stop_user_code()
 
     def _stop_user_code(self) -> None:

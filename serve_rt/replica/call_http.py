@@ -17,7 +17,7 @@ from serve_rt.context import current_request
 from serve_rt.replica import asgi
 from serve_rt.replica.call import Call, Failure
 from serve_rt.replica.failures import sentence, users_traceback
-from serve_rt.replica.http_answer import STREAM_HEADERS, Answer, answer_for, answer_for_error, chunk_bytes
+from serve_rt.replica.http_answer import PLAIN_TYPES, STREAM_HEADERS, Answer, answer_for, answer_for_error, chunk_bytes
 from serve_rt.replica.http_request import Receive, http_scope, is_websocket, starlette_request, websocket_scope
 from serve_rt.replica.streaming import each_item, end_async_generator
 from serve_rt.replica.user_code import Plan, Shape
@@ -54,7 +54,12 @@ class HttpAnswers:
             result = plan.function(starlette_request(call)) if plan.takes_argument else plan.function()
             if plan.shape is Shape.ASYNC:
                 result = await result
-            await self._send(call, result)
+            # Most results are plain values: they are looked at before what must be told apart by inspection.
+            answer = answer_for(result) if type(result) in PLAIN_TYPES else None
+            if answer is not None:
+                call.reply(answer.status, answer.headers, answer.body)
+            else:
+                await self._send(call, result)
         except asyncio.CancelledError as error:
             _ended_by_cancellation(call, error)
         except GeneratorExit:  # the loop is gone

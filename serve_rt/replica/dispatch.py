@@ -21,6 +21,7 @@ from serve_rt.pb import stream_pb2 as pb
 from serve_rt.replica.call import Call, Failure, Roads
 from serve_rt.replica.call_http import HttpAnswers
 from serve_rt.replica.call_method import MethodAnswers, failure_of
+from serve_rt.replica.cancel_flag import CancelFlag
 from serve_rt.replica.thread_pool import ThreadPool
 from serve_rt.replica.user_code import Plan, UserCode
 from serve_rt.replica.user_loop import UserLoop
@@ -69,7 +70,7 @@ class Dispatch:
             return
         call = self._make_call(request)
         self._calls.add(call)
-        if request.open.HasField("http"):
+        if call.is_http:
             self._start_http(call)
         else:
             self._start_method(call)
@@ -84,6 +85,7 @@ class Dispatch:
             opened.multiplexed_model_id,
             opened.session_id,
             request.deadline,
+            CancelFlag(),
         )
         if opened.HasField("http"):
             access = (opened.http.method or "WEBSOCKET", opened.route or opened.http.path)

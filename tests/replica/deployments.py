@@ -96,7 +96,7 @@ class Async:
         raise SystemExit(3)
 
     async def do_block(self, request: Request) -> str:
-        time.sleep(float(request.query_params["s"]))  # noqa: ASYNC251  # blocking the loop is the point
+        time.sleep(float(request.query_params["s"]))  # blocking the loop is the point
         return "unblocked"
 
     async def do_gil(self, request: Request) -> str:

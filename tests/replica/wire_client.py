@@ -48,7 +48,8 @@ class Answer:
 
     @property
     def head(self) -> pb.Head:
-        return self.of(pb.Head)[0]
+        head: pb.Head = self.of(pb.Head)[0]
+        return head
 
     @property
     def headers(self) -> dict[bytes, bytes]:
@@ -63,7 +64,8 @@ class Answer:
     @property
     def error(self) -> pb.Error:
         assert self.of(pb.Error), f"no error, but {self.parts}"
-        return self.of(pb.Error)[0]
+        error: pb.Error = self.of(pb.Error)[0]
+        return error
 
     @property
     def value(self) -> Any:
