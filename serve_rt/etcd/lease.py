@@ -69,9 +69,12 @@ class Session:
             log.info("lease %x is left to expire: %s", self.lease, error, extra={"action": "lease_left"})
 
     async def _keep_alive(self) -> None:
+        """Ends with the session: renewing a lost one would keep its keys from whoever is to take over."""
         pause_s = self._ttl_s / RENEWALS_PER_TTL
         while True:
             await self.clock.sleep(pause_s)
+            if self.lost.is_set():
+                return
             pause_s = self._ttl_s / RENEWALS_PER_TTL
             sent_s = self.clock.monotonic()
             try:

@@ -73,6 +73,20 @@ async def test_a_cut_off_session_is_lost_here_before_etcd_ends_it() -> None:
         await session.close()
 
 
+async def test_a_lost_session_is_not_renewed_when_etcd_can_be_reached_again() -> None:
+    """Found on a frozen etcd: the old leader's keep-alive held the key for ever, and nobody could take over."""
+    async with fake_etcd() as (etcd, clock):
+        session = await Session.open(etcd, TTL_S, clock=clock)
+        await etcd.put("/node", b"", lease=session.lease)
+        etcd.stop()
+        await pass_time(clock, TTL_S)
+        assert session.lost.is_set()
+        etcd.start()
+        await pass_time(clock, TTL_S + 1)
+        assert await etcd.get("/node") is None
+        await session.close()
+
+
 async def test_the_deadline_counts_from_when_the_renewal_was_sent() -> None:
     async with fake_etcd() as (etcd, clock):
         session = await Session.open(etcd, TTL_S, clock=clock)
