@@ -58,15 +58,15 @@ async def _run(start: ControllerStart) -> int:
         store = EtcdClient(start.etcd.endpoints, tls=tls_of(start.etcd))
         stack.push_async_callback(store.close)
         stack.push_async_callback(tasks.close)
-        candidate = await serve_candidate(start, store, tasks, stack, ControlSettings.of_process())
+        candidate, _ = await serve_candidate(start, store, tasks, stack, ControlSettings.of_process())
         stack.push_async_callback(cancel_and_wait, candidate)  # first of all: resign while the store is open
         return await ended
 
 
 async def serve_candidate(
     start: ControllerStart, store: EtcdStore, tasks: TaskOwner, stack: AsyncExitStack, settings: ControlSettings
-) -> asyncio.Task[Any]:
-    """Start the mirror, the service and the candidacy; the candidacy's task. Cancel it to resign."""
+) -> tuple[asyncio.Task[Any], str]:
+    """Start the mirror, the service and the candidacy; the candidacy's task (cancel it to resign), our address."""
     clock, keys = SystemClock(), Keys(start.cluster)
     token = ClusterToken.read(Path(start.token_path))
     mirror = Mirror(store, keys, clock=clock)
@@ -92,7 +92,8 @@ async def serve_candidate(
             service.leadership = None
 
     log.info("candidate", extra={"action": "candidate", "address": record.address})
-    return tasks.start_eternal(stand_for_ever(store, keys, record, settings.lease_s, lead, clock), name="candidacy")
+    standing = stand_for_ever(store, keys, record, settings.lease_s, lead, clock)
+    return tasks.start_eternal(standing, name="candidacy"), record.address
 
 
 def tls_of(etcd: EtcdAddress) -> EtcdTls | None:
