@@ -247,6 +247,10 @@ class Call:
             return
         self._fetch = self._roads.tasks.start(self._fetch_part(arrived), name="fetch a part")
 
+    def own_fetch(self, task: asyncio.Task[None]) -> None:
+        """`task` reads the request's body for user code that has not begun: it ends with the call."""
+        self._fetch = task
+
     async def _fetch_part(self, arrived: asyncio.Future[pb.Data | None]) -> None:
         part: pb.Data | None = None
         try:

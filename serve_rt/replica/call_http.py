@@ -158,6 +158,9 @@ def _ended_by_cancellation(call: Call, error: BaseException) -> None:
 
 
 def _failed(call: Call, error: BaseException) -> None:
+    if call.cancelled:  # nobody listens any more, and what a cancellation makes of user code is no news
+        call.leave()
+        return
     answer: Answer | None = None
     if isinstance(error, Exception):
         answer = answer_for_error(error)

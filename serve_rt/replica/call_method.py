@@ -155,6 +155,9 @@ def _check_stream(call: Call, result: Any) -> None:
 
 def failed(call: Call, error: BaseException) -> None:
     """Send the user's exception to the caller and write it to the log; user code has ended."""
+    if call.cancelled:  # nobody listens any more, and what a cancellation makes of user code is no news
+        call.leave()
+        return
     log.error(
         "method %s failed: %s\n%s",
         call.open.call.method or "__call__",

@@ -17,7 +17,6 @@ from serve_rt.aio import TaskOwner
 from serve_rt.context import RequestContext, current_request
 from serve_rt.errors import DeadlineExceededError, Outcome, ServeException
 from serve_rt.model.ids import DeploymentKey
-from serve_rt.pb import stream_pb2 as pb
 from serve_rt.replica.call import Call, Failure, Roads
 from serve_rt.replica.call_http import HttpAnswers
 from serve_rt.replica.call_method import MethodAnswers, failure_of
@@ -110,18 +109,19 @@ class Dispatch:
         if call.body_complete:
             self._go(call, plan, self._methods)
         else:
-            self._tasks.start(self._gather_arguments(call, plan), name="gather arguments")
+            call.own_fetch(self._tasks.start(self._gather_arguments(call, plan), name="gather arguments"))
 
     async def _gather_arguments(self, call: Call, plan: Plan) -> None:
         """Arguments too large for the Open part come in pieces; the transport bounds how many are on their way."""
         pieces: list[bytes] = []
-        while True:
-            part: pb.Data | None = await call.request.receive()
-            if part is None:
-                break
-            pieces.append(part.payload)
-            if part.end:
-                break
+        try:
+            while (part := await call.request.receive()) is not None:
+                pieces.append(part.payload)
+                if part.end:
+                    break
+        except asyncio.CancelledError:  # the caller left or the deadline passed: user code never began
+            call.leave()
+            raise
         call.body = b"".join(pieces)
         self._go(call, plan, self._methods)
 

@@ -8,6 +8,7 @@ it, because gRPC's threads and user code can both keep a process that wants to e
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import logging
 import os
 import signal
@@ -57,6 +58,7 @@ def run(start: Mapping[str, Any]) -> int:  # Any: JSON of a ReplicaStart
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(line_buffering=True)
+    faulthandler.enable(all_threads=True)  # a crash in a C extension then leaves a Python traceback in the log
     process_log.configure(f"replica {told.assignment.replica_id}")
     loop = uvloop.new_event_loop()
     loop.set_exception_handler(ignore_poller_noise)

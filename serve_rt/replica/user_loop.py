@@ -8,6 +8,7 @@ in over `posts`; `run()` is for the few hooks whose result the main loop awaits.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -18,6 +19,7 @@ import uvloop
 from serve_rt.replica.crossing import Crossing
 from serve_rt.replica.loop_errors import ignore_poller_noise
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 BEAT_S = 0.5
 """Two wake-ups a second in an idle replica, and half a second of doubt in `age_s`."""
@@ -32,6 +34,7 @@ class UserLoop:
         self.posts = Crossing(self.loop, "main -> user")
         self._thread = threading.Thread(target=self._run, name="user loop", daemon=True)
         self._last_beat = time.monotonic()
+        self._stopping = False
 
     def start(self) -> None:
         self._last_beat = time.monotonic()
@@ -40,7 +43,11 @@ class UserLoop:
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
         self.loop.call_soon(self._beat)
-        self.loop.run_forever()
+        while not self._stopping:
+            try:
+                self.loop.run_forever()
+            except BaseException:  # sys.exit() in a task that user code made ends run_forever; the replica goes on
+                log.exception("a task of user code tried to end the process", extra={"action": "user_exit"})
 
     def _beat(self) -> None:
         self._last_beat = time.monotonic()
@@ -63,7 +70,7 @@ class UserLoop:
         started: list[asyncio.Task[T]] = []
 
         def start() -> None:
-            task = self.loop.create_task(work(), name=name)
+            task = self.loop.create_task(_contained(work), name=name)
             task.add_done_callback(lambda ended: main.call_soon_threadsafe(_copy_outcome, ended, done))
             started.append(task)
 
@@ -78,11 +85,20 @@ class UserLoop:
         """Stop the loop and wait for its thread; a thread that user code holds is left behind (it is a daemon)."""
         if not self._thread.is_alive():
             return
+        self._stopping = True
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(timeout_s)
 
     def __repr__(self) -> str:
         return f"<UserLoop [{'blocked' if self.blocked else 'free'}]>"
+
+
+async def _contained(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """SystemExit and KeyboardInterrupt would tear through the loop instead of reaching whoever awaits the task."""
+    try:
+        return await work()
+    except (SystemExit, KeyboardInterrupt) as error:
+        raise RuntimeError(f"user code raised {type(error).__name__}({error})") from error
 
 
 def _copy_outcome(task: asyncio.Task[T], done: asyncio.Future[T]) -> None:
