@@ -1,1 +1,86 @@
-"""Ray Serve's architecture and API without Ray."""
+"""Ray Serve's architecture and API without Ray: `import serve_rt as serve`.
+
+A lazy face: a name is loaded when it is first used, so that the runtime's own processes pay only for what they need.
+Nothing inside the package imports from here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from serve_rt.api.deployment import Application, Deployment, deployment
+    from serve_rt.api.replica_context import ReplicaContext, get_replica_context
+    from serve_rt.api.request_context import get_multiplexed_model_id, get_trace_context
+    from serve_rt.api.run import (
+        RunTarget,
+        _run,
+        _run_many,
+        delete,
+        get_app_handle,
+        get_deployment_handle,
+        run,
+        run_many,
+        shutdown,
+        shutdown_async,
+        start,
+        status,
+    )
+    from serve_rt.batching.decorator import batch
+    from serve_rt.config.options import HTTPOptions
+
+__all__ = [
+    "Application",
+    "Deployment",
+    "HTTPOptions",
+    "ReplicaContext",
+    "RunTarget",
+    "_run",
+    "_run_many",
+    "batch",
+    "delete",
+    "deployment",
+    "get_app_handle",
+    "get_deployment_handle",
+    "get_multiplexed_model_id",
+    "get_replica_context",
+    "get_trace_context",
+    "run",
+    "run_many",
+    "shutdown",
+    "shutdown_async",
+    "start",
+    "status",
+]
+
+_HOMES = {
+    "Application": "api.deployment",
+    "Deployment": "api.deployment",
+    "deployment": "api.deployment",
+    "ReplicaContext": "api.replica_context",
+    "get_replica_context": "api.replica_context",
+    "get_multiplexed_model_id": "api.request_context",
+    "get_trace_context": "api.request_context",
+    "batch": "batching.decorator",
+    "HTTPOptions": "config.options",
+}
+_SOON = {
+    "ingress": "take the Starlette `Request` in `__call__` for now",
+    "multiplexed": "keep the models in the deployment's instance for now",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _SOON:
+        raise AttributeError(f"serve_rt.{name} is not there yet: {_SOON[name]}")
+    if name not in __all__:
+        raise AttributeError(f"module 'serve_rt' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f"serve_rt.{_HOMES.get(name, 'api.run')}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -51,9 +51,12 @@ class OwnCluster:
 
     @staticmethod
     def start(state: StateDir, flags: Sequence[str] = ()) -> OwnCluster:
-        """Start the agent's process and return at once."""
+        """Start the agent's process and return at once.
+
+        *Errors*: ConfigError when the state dir cannot be written.
+        """
+        said = os.open(state.create().logs / "agent.out", os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
         reader, writer = os.pipe()
-        said = os.memfd_create("agent-stderr")
         command = [sys.executable, "-m", "serve_rt.agents.main", "start", "--state-dir", str(state.path)]
         command += ["--owner-pid", str(os.getpid()), "--ready-fd", str(writer), *flags]
         try:
@@ -67,6 +70,7 @@ class OwnCluster:
             )
         except BaseException:
             os.close(reader)
+            os.close(said)
             raise
         finally:
             os.close(writer)

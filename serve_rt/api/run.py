@@ -1,0 +1,320 @@
+"""`serve.run` and what goes with it: start, delete, shutdown, status, handles by name.
+
+    app = Model.bind()
+    handle = serve.run(app)
+
+Walk: session (find or start a cluster) → build (spec and blobs) → client (send) → waiting (until it runs and answers).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from serve_rt.api import session as sessions
+from serve_rt.api.build import AppOptions, build
+from serve_rt.api.deployment import Application
+from serve_rt.api.replica_context import find_replica_context
+from serve_rt.api.session import Session
+from serve_rt.api.waiting import reachable, until_deleted, until_routed, until_running
+from serve_rt.config.options import HTTPOptions, LoggingConfig, ProxyLocation, checked, gRPCOptions
+from serve_rt.errors import NoClusterError, ServeException
+from serve_rt.handle import DeploymentHandle
+from serve_rt.handle.lookup import exists, ingress_of
+from serve_rt.model.status import ServeStatus
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+_http: HTTPOptions | None = None
+"""What serve.start was told; the request timeout holds for applications run afterwards."""
+
+
+@dataclass(frozen=True)
+class RunTarget:
+    target: Application
+    name: str = "default"
+    route_prefix: str | None = "/"
+    logging_config: LoggingConfig | dict[str, Any] | None = None
+    external_scaler_enabled: bool = False
+
+
+def start(
+    proxy_location: str | ProxyLocation | None = None,
+    http_options: HTTPOptions | Mapping[str, Any] | None = None,
+    grpc_options: gRPCOptions | Mapping[str, Any] | None = None,
+    logging_config: LoggingConfig | Mapping[str, Any] | None = None,
+    tracing_config: Any = None,
+    controller_options: Any = None,
+    **kwargs: Any,
+) -> None:
+    """Start a cluster that belongs to this process, or join the one that runs.
+
+    *Errors*: ValueError for bad options. On a running cluster options that differ are a warning.
+    """
+    for name in kwargs:
+        if name in ("http_host", "http_port", "http_middlewares"):
+            raise ValueError(f"{name} is deprecated, please use serve.start(http_options={{...}}) instead.")
+        if name not in ("detached", "dedicated_cpu"):
+            raise TypeError(f"serve.start() got an unexpected keyword argument {name!r}")
+    if logging_config is not None:
+        checked(LoggingConfig, logging_config, "logging_config")
+    if grpc_options is not None and checked(gRPCOptions, grpc_options, "grpc_options").grpc_servicer_functions:
+        raise ValueError("grpc_options.grpc_servicer_functions is not supported: there is no gRPC ingress yet.")
+    http = checked(HTTPOptions, http_options, "http_options") if http_options is not None else HTTPOptions()
+    _start(http, ProxyLocation(proxy_location) if proxy_location is not None else ProxyLocation.EveryNode)
+
+
+def _start(http: HTTPOptions, location: ProxyLocation, flags: Sequence[str] = ()) -> Session:
+    global _http
+    sessions.show_logs()
+    _http = http
+    session, started = sessions.current_or_new(flags=[*_flags(http, location), *flags])
+    if not started:
+        _warn_of_difference(session, http)
+    return session
+
+
+def _flags(http: HTTPOptions, location: ProxyLocation) -> list[str]:
+    flags = ["--port", "0"]
+    if http.host is None or location is ProxyLocation.Disabled:
+        return [*flags, "--no-proxy"]
+    return [*flags, "--http-host", http.host, "--http-port", str(http.port)]
+
+
+def _warn_of_difference(session: Session, http: HTTPOptions) -> None:
+    asked, has = f"{http.host}:{http.port}", session.identity.http_address
+    if http != HTTPOptions() and asked != has:
+        log.warning("the running cluster serves HTTP at %s; http_options with %s are ignored", has, asked)
+
+
+def run(
+    target: Application,
+    blocking: bool = False,
+    name: str = "default",
+    route_prefix: str | None = "/",
+    logging_config: LoggingConfig | dict[str, Any] | None = None,
+    _local_testing_mode: bool = False,
+    external_scaler_enabled: bool = False,
+    controller_options: Any = None,
+) -> DeploymentHandle[Any]:
+    """Deploy an application, wait until it runs, and return a handle of its ingress.
+
+    With `blocking` it returns never: Ctrl-C is logged and raised again.
+
+    *Errors*: TypeError, ValueError and ServeException as Ray's for bad arguments; RuntimeError with the user's
+    traceback when the deploy failed.
+    """
+    handle = _run(
+        target,
+        name=name,
+        route_prefix=route_prefix,
+        logging_config=logging_config,
+        _local_testing_mode=_local_testing_mode,
+        external_scaler_enabled=external_scaler_enabled,
+        controller_options=controller_options,
+    )
+    if blocking:
+        wait_for_ever()
+    return handle
+
+
+def run_many(
+    targets: Sequence[RunTarget],
+    blocking: bool = False,
+    wait_for_ingress_deployment_creation: bool = True,
+    wait_for_applications_running: bool = True,
+    _local_testing_mode: bool = False,
+    controller_options: Any = None,
+) -> list[DeploymentHandle[Any]]:
+    """As `run` for several applications."""
+    handles = _run_many(
+        targets,
+        wait_for_applications_running=wait_for_applications_running,
+        _local_testing_mode=_local_testing_mode,
+    )
+    if blocking:
+        wait_for_ever()
+    return handles
+
+
+def _run(
+    target: Application,
+    *,
+    _blocking: bool = True,
+    name: str = "default",
+    route_prefix: str | None = "/",
+    logging_config: LoggingConfig | dict[str, Any] | None = None,
+    _local_testing_mode: bool = False,
+    external_scaler_enabled: bool = False,
+    controller_options: Any = None,
+) -> DeploymentHandle[Any]:
+    one = RunTarget(target, name, route_prefix, logging_config, external_scaler_enabled)
+    return _run_many([one], wait_for_applications_running=_blocking, _local_testing_mode=_local_testing_mode)[0]
+
+
+def _run_many(
+    targets: Sequence[RunTarget],
+    *,
+    wait_for_applications_running: bool = True,
+    _local_testing_mode: bool = False,
+    import_path: str = "",
+    code_root: Path | None = None,
+    session: Session | None = None,
+    force: bool = False,
+) -> list[DeploymentHandle[Any]]:
+    if not targets:
+        raise ValueError("No applications provided.")
+    if _local_testing_mode:
+        raise ServeException("local testing mode is not there yet: run against a local cluster, it starts in a second")
+    for one in targets:
+        check_target(one)
+    session = session or _start_if_needed()
+    deployed = []
+    for one in targets:
+        options = AppOptions(
+            one.name,
+            one.route_prefix,
+            deploy_id=uuid.uuid4().hex,
+            request_timeout_s=_http.request_timeout_s if _http is not None else None,
+            import_path=import_path,
+            code_root=code_root,
+        )
+        built = build(one.target, options)
+        session.run(session.client.put_blobs(built.blobs))
+        session.run(session.client.deploy(built.spec, force=force))
+        deployed.append(built.spec)
+    for spec in deployed if wait_for_applications_running else ():
+        own = session.own
+        until_running(session, spec, lambda: own is None or own.alive)
+        if spec.route_prefix is not None and session.identity.http_address:
+            until_routed(session.identity.http_address, spec)
+            log.info("Application '%s' is ready at %s.", spec.name, url_of(session, spec.route_prefix))
+        else:
+            log.info("Application '%s' is ready.", spec.name)
+    return [DeploymentHandle(spec.ingress, spec.name) for spec in deployed]
+
+
+def _start_if_needed() -> Session:
+    return _start(_http or HTTPOptions(), ProxyLocation.EveryNode)
+
+
+def url_of(session: Session, route_prefix: str) -> str:
+    prefix = "" if route_prefix == "/" else route_prefix
+    return f"http://{reachable(session.identity.http_address)}{prefix}/"
+
+
+def check_target(one: RunTarget) -> None:
+    """*Errors*: ServeException, TypeError, ValueError in Ray's words."""
+    if not isinstance(one.name, str) or not one.name:
+        raise ServeException("Application name must a non-empty string.")
+    if "#" in one.name or "/" in one.name:
+        raise ValueError(f"Application name {one.name!r} must not contain '#' or '/'.")
+    if not isinstance(one.target, Application):
+        raise TypeError("`serve.run` expects an `Application` returned by `Deployment.bind()`.")
+    prefix = one.route_prefix
+    if prefix is None:
+        return
+    if not isinstance(prefix, str) or not prefix.startswith("/"):
+        raise ValueError(f"Invalid route_prefix '{prefix}', must start with '/'.")
+    if prefix != "/" and prefix.endswith("/"):
+        raise ValueError(f"Invalid route_prefix '{prefix}', may not end with a trailing '/'.")
+    if "{" in prefix or "}" in prefix:
+        raise ValueError(f"Invalid route_prefix '{prefix}', may not contain wildcards.")
+
+
+def wait_for_ever() -> None:
+    """Until Ctrl-C, or until the cluster that is ours has ended."""
+    session = sessions.current()
+    waiting = threading.Event()
+    try:
+        while session.own is None or session.own.alive:
+            waiting.wait(0.5)
+    except KeyboardInterrupt:
+        log.warning("Got KeyboardInterrupt, exiting...")
+        raise
+    raise RuntimeError("the agent of this cluster has ended; see agent.log in the state dir's logs folder")
+
+
+# --- the rest of the life of applications -------------------------------------------------------------------------
+
+
+def delete(name: str, _blocking: bool = True) -> None:
+    """Delete an application; an unknown name is no error.
+
+    *Errors*: ServeException without a cluster; TimeoutError when it is not gone in 60 s.
+    """
+    session = _need_session()
+    if name not in session.run(session.client.status()).applications:
+        return
+    session.run(session.client.delete(name, uuid.uuid4().hex))
+    if _blocking:
+        until_deleted(session, [name])
+
+
+def shutdown() -> None:
+    """Delete all applications, and stop the cluster if this process started it."""
+    session = sessions.find()
+    if session is None:
+        log.info("Nothing to shut down. There's no Serve application running.")
+        sessions.close()
+        return
+    try:
+        if session.run(session.client.status()).applications:
+            session.run(session.client.delete("", uuid.uuid4().hex))
+            if session.own is None:  # our own agent's leaving drains and waits by itself
+                until_deleted(session, None)
+    finally:
+        sessions.close()
+
+
+async def shutdown_async() -> None:
+    await asyncio.to_thread(shutdown)
+
+
+def status() -> ServeStatus:
+    """The whole cluster's; empty when none runs."""
+    session = sessions.find()
+    return session.run(session.client.status()) if session is not None else ServeStatus()
+
+
+def get_app_handle(name: str) -> DeploymentHandle[Any]:
+    """*Errors*: ServeException when there is no such application."""
+    ingress = _in_cluster(lambda: ingress_of(name))
+    if ingress is None:
+        raise ServeException(f"Application '{name}' does not exist.")
+    return DeploymentHandle(ingress, name)
+
+
+def get_deployment_handle(
+    deployment_name: str,
+    app_name: str | None = None,
+    _check_exists: bool = True,
+    _record_telemetry: bool = True,
+) -> DeploymentHandle[Any]:
+    """*Errors*: ServeException without an application name outside of replicas; KeyError for an unknown deployment."""
+    if app_name is None:
+        context = find_replica_context()
+        if context is None:
+            raise ServeException("Please specify an application name when getting a deployment handle.")
+        app_name = context.app_name
+    handle: DeploymentHandle[Any] = DeploymentHandle(deployment_name, app_name)
+    if _check_exists and not _in_cluster(lambda: exists(handle.deployment_id)):
+        raise KeyError(f"{handle.deployment_id} does not exist.")
+    return handle
+
+
+def _need_session() -> Session:
+    return _in_cluster(sessions.current)
+
+
+def _in_cluster(step: Callable[[], T]) -> T:
+    try:
+        return step()
+    except NoClusterError as error:
+        raise NoClusterError(f"There is no Serve instance running on this cluster. {error}") from error
