@@ -1,8 +1,9 @@
 """Routes for everyone on this node: the leader's word, corrected by what the agent itself can see.
 
-`build_table` is pure. A local replica known dead leaves the table at once, without the leader and without etcd; one
-that the agent restarted comes back with its new incarnation when it is READY. `Feed` keeps the last table on disk, so
-that a proxy starts while etcd is away, and hands it to any number of subscribers; a slow one skips tables.
+`leaders_table` and `overlay` are pure. A local replica known dead leaves the table at once, without the leader and
+without etcd; one that the agent restarted comes back with its new incarnation when it is READY. `Feed` keeps both on
+disk: the leader's word, so that a restarted agent can correct it anew, and the corrected table, so that a proxy starts
+while etcd is away. Any number of subscribers get the table; a slow one skips some.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
-from serve_rt.config.paths import write_atomically
+from serve_rt.config.paths import StateDir, write_atomically
 from serve_rt.errors import ConfigError
 from serve_rt.model.cluster import Cluster
 from serve_rt.model.ids import NodeId, ReplicaId
@@ -23,6 +25,7 @@ from serve_rt.model.spec import ApplicationSpec
 from serve_rt.wire import records
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +38,28 @@ class LocalReplica:
     address: str
 
 
-def build_table(
-    cluster_name: str, cluster: Cluster, node: NodeId, local: Mapping[ReplicaId, LocalReplica] | None
-) -> RouteTable:
-    """`local` is None while the agent does not know its own replicas yet: then the leader's word stands."""
+@dataclass(frozen=True, slots=True)
+class LeadersWord:
+    """The table as the store has it, and of which life of the store it is."""
+
+    store_incarnation: str
+    table: RouteTable
+    schema: int = 1
+
+
+def leaders_table(cluster_name: str, cluster: Cluster) -> RouteTable:
     return RouteTable(
         cluster=cluster_name,
         revision=cluster.revision,
         apps=tuple(_app_route(app.value) for _, app in sorted(cluster.apps.items())),
-        deployments=tuple(overlay(route, node, local) for _, route in sorted(cluster.routes.items())),
+        deployments=tuple(route for _, route in sorted(cluster.routes.items())),
         agents=tuple(sorted(record.address for record in cluster.nodes.values())),
     )
+
+
+def build_table(word: RouteTable, node: NodeId, local: Mapping[ReplicaId, LocalReplica] | None) -> RouteTable:
+    """`local` is None while the agent does not know its own replicas yet: then the leader's word stands."""
+    return replace(word, deployments=tuple(overlay(route, node, local) for route in word.deployments))
 
 
 def overlay(route: DeploymentRoute, node: NodeId, local: Mapping[ReplicaId, LocalReplica] | None) -> DeploymentRoute:
@@ -79,46 +93,73 @@ def _app_route(app: ApplicationSpec) -> AppRoute:
 class Feed:
     """The present table, its snapshot, its subscribers."""
 
-    def __init__(self, snapshot: Path, build: Callable[[], RouteTable]) -> None:
-        self._snapshot = snapshot
-        self._build = build
+    def __init__(self, state: StateDir, cluster: str, node: NodeId) -> None:
+        self._snapshot = state.routes
+        self._word_path = state.path / "routes-leader.json"
+        self._cluster_name, self._node = cluster, node
+        self._word: LeadersWord | None = _load(self._word_path, LeadersWord)
+        self._table: RouteTable | None = None
         self._encoded = b""
-        self._changed = asyncio.Condition()
-        self._table: RouteTable | None = self._load()
-        if self._table is not None:
-            self._encoded = records.encode(self._table)
+        self._changed = asyncio.Event()
+        self.local: Callable[[], Mapping[ReplicaId, LocalReplica] | None] = lambda: None
 
     @property
     def table(self) -> RouteTable | None:
         return self._table
 
-    async def refresh(self) -> None:
-        """Build anew; publish and save only what differs."""
-        table = self._build()
-        if self._table is not None and replace(table, revision=self._table.revision) == self._table:
+    def cluster_changed(self, cluster: Cluster) -> None:
+        """A new word of the leader. A store that was wiped has none yet: the former word stands until it has."""
+        word = LeadersWord(cluster.incarnation, leaders_table(self._cluster_name, cluster))
+        before = self._word
+        if before is not None:
+            if word.store_incarnation != before.store_incarnation and not cluster.apps and before.table.deployments:
+                return
+            if _same(word.table, before.table) and word.store_incarnation == before.store_incarnation:
+                return
+        self._word = word
+        _save(self._word_path, records.encode(word))
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Correct the leader's word by what is seen here; publish and save only what differs."""
+        if self._word is None:
+            return
+        table = build_table(self._word.table, self._node, self.local())
+        if self._table is not None and _same(table, self._table):
             return
         self._table, self._encoded = table, records.encode(table)
-        async with self._changed:
-            self._changed.notify_all()
-        try:
-            write_atomically(self._snapshot, self._encoded)
-        except OSError as error:  # a full disk must not take the routes away
-            log.error("cannot save the routes: %s", error, extra={"action": "snapshot_failed"})
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+        _save(self._snapshot, self._encoded)
 
     async def subscribe(self) -> AsyncIterator[bytes]:
         """Each new table, encoded; the newest only, when the reader is slower than the changes."""
         sent = b""
         while True:
-            async with self._changed:
-                await self._changed.wait_for(lambda: self._encoded and self._encoded is not sent)  # noqa: B023
-            sent = self._encoded
-            yield sent
+            changed, table = self._changed, self._encoded
+            if table and table is not sent:
+                sent = table
+                yield table
+            else:
+                await changed.wait()
 
-    def _load(self) -> RouteTable | None:
-        try:
-            return records.decode(self._snapshot.read_bytes(), RouteTable, source=str(self._snapshot))
-        except FileNotFoundError:
-            return None
-        except (ConfigError, OSError) as error:
-            log.warning("starting without it: %s", error, extra={"action": "snapshot_damaged"})
-            return None
+
+def _same(a: RouteTable, b: RouteTable) -> bool:
+    return replace(a, revision=b.revision) == b
+
+
+def _save(path: Path, data: bytes) -> None:
+    try:
+        write_atomically(path, data)
+    except OSError as error:  # a full disk must not take the routes away
+        log.error("cannot save the routes: %s", error, extra={"action": "snapshot_failed"})
+
+
+def _load(path: Path, kind: type[T]) -> T | None:
+    try:
+        return records.decode(path.read_bytes(), kind, source=str(path))
+    except FileNotFoundError:
+        return None
+    except (ConfigError, OSError) as error:
+        log.warning("starting without it: %s", error, extra={"action": "snapshot_damaged"})
+        return None

@@ -14,8 +14,9 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-SILENT_S = 5.0
-KILL_AFTER_S = 15.0
+SILENT_S = 4.5
+"""Half a second before the promised 5: a probe takes that long to notice."""
+KILL_AFTER_S = 14.5
 NO_CPU_S = 10.0
 
 

@@ -35,6 +35,9 @@ class Copy:
     restarts: int = 0
     constructor_failures: int = 0
     message: str = ""
+    applied_user_config_json: str | None = None
+    """What the running process has been given, at its start or by Reconfigure."""
+    applied_max_ongoing: int = 0
     schema: int = 1
 
     def record(self) -> Record:

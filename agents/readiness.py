@@ -1,0 +1,48 @@
+"""Says "up" to whoever started us: one JSON line on `--ready-fd`, once the node is registered and its proxy answers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+
+from serve_rt.agents.node import ThisNode
+
+log = logging.getLogger(__name__)
+_POLL_S = 0.01
+_ANSWER_S = 2.0
+
+
+async def proxy_answers(host: str, port: int, timeout_s: float) -> bool:
+    """Does a worker answer /-/healthz within `timeout_s`? What it answers does not matter here."""
+    deadline = asyncio.get_running_loop().time() + timeout_s
+    while asyncio.get_running_loop().time() < deadline:
+        try:
+            async with asyncio.timeout(_ANSWER_S):
+                if await _asked(host, port):
+                    return True
+        except (OSError, TimeoutError):
+            pass
+        await asyncio.sleep(_POLL_S)
+    return False
+
+
+async def _asked(host: str, port: int) -> bool:
+    reader, writer = await asyncio.open_connection(host, port)
+    try:
+        writer.write(f"GET /-/healthz HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n".encode())
+        return (await reader.read(16)).startswith(b"HTTP/1.1 ")
+    finally:
+        writer.close()
+
+
+def report(fd: int, node: ThisNode) -> None:
+    line = json.dumps(
+        {"node_id": node.node_id, "address": node.address, "http_address": node.http_address, "pid": os.getpid()}
+    )
+    try:
+        os.write(fd, line.encode() + b"\n")
+        os.close(fd)
+    except OSError as error:  # whoever asked is gone; the owner's pid says what follows from that
+        log.warning("nobody reads --ready-fd %d: %s", fd, error.strerror, extra={"action": "ready_unread"})
