@@ -69,6 +69,8 @@ class Node:
     def launch(self, *, disable: str | None = None) -> None:
         if disable is not None:
             self._env["SERVE_TEST_DISABLE"] = disable
+        if self._agent is not None:
+            self._agent.wait(10)  # the one before: killed by its pid, reaped here
         self._ready_fd, child_fd = os.pipe()
         command = [sys.executable, "-m", "serve_rt.agents.main", "start", "--state-dir", str(self.state.path)]
         command += ["--ready-fd", str(child_fd), *self._options]
@@ -183,6 +185,8 @@ class Node:
                 self._agent.wait(5)
                 raise AssertionError(f"the agent did not leave within {LEAVE_S:g} s\n{self.logs()}") from None
             return
+        if not list(processes_of(self.state.path)):
+            return  # it never got far, or has left already
         command = [sys.executable, "-m", "serve_rt.agents.main", "stop", "--state-dir", str(self.state.path)]
         stopped = subprocess.run(command, env=self._env, capture_output=True, text=True, timeout=LEAVE_S + 30)
         assert stopped.returncode == 0, f"serve-agent stop: {stopped.stdout}{stopped.stderr}"

@@ -50,7 +50,7 @@ def test_state_dir_not_writable(alone: dict[str, str], tmp_path: Path) -> None:
     assert code != 0 and str(file) in text and "Traceback" not in text
 
 
-def test_port_taken_is_named_with_its_holder(cluster_of: ClusterFactory) -> None:
+def test_port_taken_is_named_with_its_holder() -> None:
     cluster = LocalCluster()
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

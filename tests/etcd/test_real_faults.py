@@ -12,6 +12,8 @@ import pytest
 
 from serve_rt.errors import EtcdUnavailableError, FencedError, SessionLostError
 from serve_rt.etcd import Election, EtcdClient, Events, Leadership, Put, Session, Snapshot, absent
+from serve_rt.etcd.messages import PutRequest
+from serve_rt.etcd.rpc import PUT, RANGE, Method
 from tests.etcd.etcd_server import EtcdServer
 from tests.etcd.link import link_to
 
@@ -179,6 +181,28 @@ async def test_a_wiped_store_is_noticed(token: str) -> None:
     assert "/a" not in reader.snapshots[-1].items
 
 
+async def test_a_wiped_store_that_ran_ahead_is_noticed_by_its_cluster_id(own_etcd: EtcdServer) -> None:
+    """Its revision is higher than ours when we see it again: by revisions alone it would pass for the same store."""
+    await own_etcd.start()
+    async with (
+        link_to(own_etcd.endpoint) as link,
+        client_of(link.endpoint) as client,
+        Reader(client, "/").following() as reader,
+    ):
+        await link.cut()
+        own_etcd.kill()
+        own_etcd.wipe()
+        await own_etcd.start()
+        async with client_of(own_etcd.endpoint) as other:
+            for number in range(10):
+                await other.put("/new", b"%d" % number)
+        await link.mend()
+        await reader.until(lambda: len(reader.snapshots) == 2)
+    assert reader.snapshots[1].went_back
+    assert reader.snapshots[1].items["/new"].value == b"9"
+    assert reader.values == []
+
+
 async def test_compaction_while_the_watcher_is_away_lists_again(shared_etcd: EtcdServer) -> None:
     async with (
         link_to(shared_etcd.endpoint) as link,
@@ -306,3 +330,30 @@ async def test_a_closed_client_says_so(shared_etcd: EtcdServer) -> None:
         for task in (read, following):
             with pytest.raises(EtcdUnavailableError):
                 await asyncio.wait_for(task, 5)
+
+
+async def test_pages_of_a_listing_are_of_one_moment(shared_etcd: EtcdServer) -> None:
+    """A write between two pages belongs to neither."""
+    client = EtcdClient([shared_etcd.endpoint], page_keys=2)
+    try:
+        await client.delete("/pages/", prefix=True)
+        for name in "abcde":
+            await client.put(f"/pages/{name}", b"before")
+        pages = 0
+        original = client._rpc.call
+
+        async def call_and_disturb(method: Method, request: object, timeout_s: float | None = None) -> object:
+            nonlocal pages
+            answer = await original(method, request, timeout_s)
+            if method is RANGE:
+                pages += 1
+                await original(PUT, PutRequest(key=b"/pages/d", value=b"after"))
+                await original(PUT, PutRequest(key=b"/pages/f%d" % pages, value=b"after"))
+            return answer
+
+        client._rpc.call = call_and_disturb  # type: ignore[method-assign]  # writes where no test could otherwise
+        snapshot = await client.list("/pages/")
+    finally:
+        await client.close()
+    assert pages == 3
+    assert [(kv.key[-1], kv.value) for kv in snapshot.items.values()] == [(name, b"before") for name in "abcde"]

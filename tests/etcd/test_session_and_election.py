@@ -251,6 +251,25 @@ async def test_a_key_that_only_begins_like_the_leader_key_is_another_key() -> No
         assert not leadership.lost.is_set()
 
 
+@pytest.mark.parametrize("steps", range(24))
+async def test_a_campaign_cancelled_anywhere_leaves_no_task_and_no_key(steps: int) -> None:
+    async with fake_etcd() as (etcd, clock):
+        tasks_before = asyncio.all_tasks()
+        session = await Session.open(etcd, TTL_S, clock=clock)
+        campaign = asyncio.create_task(Election(etcd, session, KEY, b"a").campaign())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        campaign.cancel()
+        ended = await asyncio.gather(campaign, return_exceptions=True)
+        if isinstance(ended[0], Leadership):
+            await ended[0].resign()
+        await session.close()
+        await settle()
+        left = {task.get_name() for task in asyncio.all_tasks() - tasks_before}
+        assert {name for name in left if not name.startswith("fake etcd")} == set()
+        assert await etcd.get(KEY) is None
+
+
 # --- the fake's own faults --------------------------------------------------------------------------------------------
 
 

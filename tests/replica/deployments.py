@@ -278,3 +278,33 @@ class Ingress:
                 await send({"type": "websocket.send", "text": message["text"].upper()})
             else:
                 await send({"type": "websocket.send", "bytes": message["bytes"][::-1]})
+
+
+class FastApiIngress:
+    def __init__(self) -> None:
+        from fastapi import FastAPI, HTTPException
+
+        self.__serve_asgi_app__ = app = FastAPI()
+
+        @app.get("/items/{number}")
+        async def item(number: int) -> dict[str, int]:
+            return {"number": number}
+
+        @app.get("/sync")
+        def in_thread() -> dict[str, str]:
+            return {"thread": threading.current_thread().name}
+
+        @app.get("/missing")
+        async def missing() -> None:
+            raise HTTPException(404, "no such item")
+
+        @app.get("/broken")
+        async def broken() -> None:
+            raise ValueError("broken on purpose")
+
+        @app.post("/upload")
+        async def upload(request: Request) -> int:
+            size = 0
+            async for piece in request.stream():
+                size += len(piece)
+            return size

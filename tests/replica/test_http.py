@@ -124,3 +124,24 @@ def test_asgi_application_with_lifespan_and_websocket(start: Start) -> None:
             assert socket.of(pb.Data)[-1].kind == pb.DATA_KIND_WS_CLOSE
 
     asyncio.run(talk())
+
+
+def test_fastapi_application(start: Start) -> None:
+    replica = start(d.FastApiIngress)
+
+    async def talk() -> None:
+        async with replica.client() as client:
+            item = await client.http("/items/7").whole()
+            assert (json.loads(item.body), len(item.parts)) == ({"number": 7}, 1)
+            assert (await client.http("/items/x").whole()).head.status == 422
+            assert (await client.http("/missing").whole()).head.status == 404
+            assert b"thread" in (await client.http("/sync").whole()).body
+            assert (await client.http("/broken").whole()).head.status == 500
+            upload = client.http("/upload", method="POST", end=False)
+            for _ in range(20):
+                client.data(upload, b"x" * 10_000)
+            client.data(upload, b"", end=True)
+            assert (await upload.whole()).body == b"200000"
+
+    asyncio.run(talk())
+    assert "broken on purpose" in replica.log()

@@ -13,6 +13,7 @@ from serve_rt.credentials import ClusterToken, control_channel, stream_channel
 from serve_rt.handle import serialization
 from serve_rt.pb import replica_pb2
 from serve_rt.pb import stream_pb2 as pb
+from serve_rt.transport.limits import PART_COST_BYTES
 from serve_rt.wire.services import Stub
 
 PATIENCE_S = 20.0
@@ -74,7 +75,14 @@ class Answer:
 
     @property
     def items(self) -> list[Any]:
-        return [serialization.load_value(data.payload) for data in self.of(pb.Data) if data.payload]
+        """Of a streamed call; code 1: the same item goes on in the next part."""
+        items, pieces = [], []
+        for data in self.of(pb.Data):
+            pieces.append(data.payload)
+            if data.code == 0 and any(pieces):
+                items.append(serialization.load_value(b"".join(pieces)))
+                pieces = []
+        return items
 
     def raised(self) -> BaseException:
         error = self.error
@@ -170,9 +178,8 @@ class WireClient:
             pass
         elif part.id in self._answers:
             self._answers[part.id].add(part)
-            size = len(getattr(part, "payload", b""))
-            if self._credit and size:
-                self._send(pb.ClientPart(credit=pb.Credit(id=part.id, bytes=size)))
+            if self._credit and isinstance(part, pb.Data):
+                self._send(pb.ClientPart(credit=pb.Credit(id=part.id, bytes=len(part.payload) + PART_COST_BYTES)))
 
     async def _write(self) -> None:
         while (frame := await self._out.get()) is not None:
