@@ -139,23 +139,23 @@ class Call:
     def send_last(self, payload: bytes, kind: pb.DataKind, code: int = 0, reason: str = "") -> None:
         self._roads.to_main.post(self._on_end, payload, kind, code, reason)
 
-    async def send_data(self, payload: bytes, kind: pb.DataKind = pb.DATA_KIND_BODY, code: int = 0) -> None:
+    async def send_data(self, payload: bytes, kind: pb.DataKind = pb.DATA_KIND_BODY) -> None:
         """From the user loop; waits while the reader is behind."""
         if not self._check_is_due(len(payload)):
-            self._roads.to_main.post(self._on_data, payload, kind, code, None)
+            self._roads.to_main.post(self._on_data, payload, kind, None)
             return
         room = asyncio.get_running_loop().create_future()
         to_user = self._roads.to_user
-        self._roads.to_main.post(self._on_data, payload, kind, code, lambda: to_user.post(_resolve, room))
+        self._roads.to_main.post(self._on_data, payload, kind, lambda: to_user.post(_resolve, room))
         await room
 
-    def send_data_blocking(self, payload: bytes, kind: pb.DataKind = pb.DATA_KIND_BODY, code: int = 0) -> None:
+    def send_data_blocking(self, payload: bytes, kind: pb.DataKind = pb.DATA_KIND_BODY) -> None:
         """From a thread of the pool; blocks it while the reader is behind."""
         if not self._check_is_due(len(payload)):
-            self._roads.to_main.post(self._on_data, payload, kind, code, None)
+            self._roads.to_main.post(self._on_data, payload, kind, None)
             return
         room = threading.Event()
-        self._roads.to_main.post(self._on_data, payload, kind, code, room.set)
+        self._roads.to_main.post(self._on_data, payload, kind, room.set)
         room.wait()  # bounded by the request: a cancellation, its deadline and a broken stream all set it
 
     def _check_is_due(self, size: int) -> bool:
@@ -203,9 +203,9 @@ class Call:
             self._status = status
             self.request.head(status, headers, subprotocol=subprotocol)
 
-    def _on_data(self, payload: bytes, kind: pb.DataKind, code: int, resume: Callable[[], object] | None) -> None:
+    def _on_data(self, payload: bytes, kind: pb.DataKind, resume: Callable[[], object] | None) -> None:
         if not self._over:
-            self.request.data(payload, kind=kind, code=code)
+            self.request.data(payload, kind=kind)
         if resume is None:
             return
         if self._over:

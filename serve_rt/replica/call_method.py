@@ -20,8 +20,6 @@ from serve_rt.replica.streaming import each_item, end_async_generator
 from serve_rt.replica.user_code import Plan, Shape
 
 log = logging.getLogger(__name__)
-PIECE_BYTES = 64 << 10
-LAST_PIECE, MORE_FOLLOWS = 0, 1
 
 
 class MethodAnswers:
@@ -74,8 +72,7 @@ class MethodAnswers:
     async def _stream(self, call: Call, items: AsyncIterator[Any]) -> None:
         try:
             async for item in items:
-                for piece, code in item_pieces(serialization.dump_value(item)):
-                    await call.send_data(piece, pb.DATA_KIND_ITEM, code)
+                await call.send_data(serialization.dump_value(item), pb.DATA_KIND_ITEM)
         finally:
             await end_async_generator(items, cancelled=call.cancelled)
         call.send_end()
@@ -122,23 +119,11 @@ class MethodAnswers:
     def _stream_in_thread(self, call: Call, items: Iterator[Any]) -> None:
         try:
             for item in each_item(call, items):
-                for piece, code in item_pieces(serialization.dump_value(item)):
-                    call.send_data_blocking(piece, pb.DATA_KIND_ITEM, code)
+                call.send_data_blocking(serialization.dump_value(item), pb.DATA_KIND_ITEM)
             call.send_end()
             call.leave()
         except BaseException as error:  # as in answer()
             failed(call, error)
-
-
-def item_pieces(pickled: bytes) -> Iterator[tuple[bytes, int]]:
-    """A large item travels in pieces; the code says whether more of the same item follows."""
-    if len(pickled) <= PIECE_BYTES:
-        yield pickled, LAST_PIECE
-        return
-    last = (len(pickled) - 1) // PIECE_BYTES * PIECE_BYTES
-    for start in range(0, last, PIECE_BYTES):
-        yield pickled[start : start + PIECE_BYTES], MORE_FOLLOWS
-    yield pickled[last:], LAST_PIECE
 
 
 def _check_stream(call: Call, result: Any) -> None:

@@ -285,6 +285,7 @@ class FastApiIngress:
         from fastapi import FastAPI, HTTPException
 
         self.__serve_asgi_app__ = app = FastAPI()
+        assert Request is not None  # named in code, so that it travels: FastAPI looks annotations up at run time
 
         @app.get("/items/{number}")
         async def item(number: int) -> dict[str, int]:

@@ -156,6 +156,7 @@ class WireClient:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._call.cancel()
         await self._channel.close()
         await self._agent_side.__aexit__()
 
