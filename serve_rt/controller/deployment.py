@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from serve_rt.controller.census import Member, NodeStanding
 from serve_rt.controller.draft import Draft, runs
-from serve_rt.controller.placement import Misfit, lacks, place
+from serve_rt.controller.placement import Misfit, Placing, lacks
 from serve_rt.controller.plan import CreateAssignment, RewriteAssignment, SaveDeployment
 from serve_rt.controller.rollout import (
     Standing,
@@ -282,9 +282,11 @@ class _Work:
     # --- creating -------------------------------------------------------------------------------------------------
 
     def _create(self, count: int) -> None:
-        lent = self._lent_cpu() if count else {}
+        if count == 0:
+            return
+        places = Placing(self.draft.room, self.key, self.memory.target, self._lent_cpu())
         for _ in range(count):
-            found = place(self.draft.room, self.key, self.memory.target, lent)
+            found = places.next()
             if isinstance(found, Misfit):
                 self.pending = found.reason
                 break
@@ -296,7 +298,6 @@ class _Work:
                 devices=found.devices,
                 epoch=self.draft.cluster.epoch,
             )
-            self.draft.room[found.node_id].take(self.key, self.memory.target.options.resources, found.devices)
             self.created.append(assignment)
             self.draft.actions.append(CreateAssignment(assignment))
 

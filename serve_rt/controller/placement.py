@@ -1,4 +1,4 @@
-"""Where a replica goes: filter the nodes, score what is left, pick. Pure; called by `reconcile` for each new replica.
+"""Where a replica goes: filter the nodes, score what is left, pick. Called by `deployment` for its missing replicas.
 
 CPU is a share: while a new version replaces an old one on a node it may borrow the old one's (`lent`). Memory, devices
 and custom resources are never promised twice. A share of a GPU fits one device or none (0.5 free on two devices does
@@ -7,6 +7,7 @@ not hold 0.8) and goes to the fullest device that holds it; whole GPUs need devi
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -29,22 +30,35 @@ class Misfit:
     reason: str
 
 
-def place(
-    room: Room, key: DeploymentKey, spec: DeploymentSpec, lent: Mapping[NodeId, int] | None = None
-) -> Placed | Misfit:
-    """The best node for one more replica of `key`; the caller takes the room."""
-    lent = lent or {}
-    best: tuple[tuple[int, ...], str, NodeRoom] | None = None
-    for node_id, node in room.items():
-        if next(lacks(node, key, spec, lent.get(node_id, 0)), None) is None:
-            candidate = (_score(node, key, spec), str(node_id), node)
-            if best is None or candidate[:2] < best[:2]:
-                best = candidate
-    if best is None:
-        return Misfit(_explain(room, key, spec, lent))
-    devices = pick_devices(best[2].devices, spec.options.resources.milli_gpu)
-    assert devices is not None, "lacks() let a node through that has no device"
-    return Placed(best[2].record.node_id, devices)
+class Placing:
+    """Places for the replicas of one deployment, one after another; each is taken from the room as it is given.
+
+    The nodes are looked at once and then only the one that was chosen, so a deployment of n replicas costs
+    nodes + n·log(nodes). Nobody else may take room while it is in use.
+    """
+
+    def __init__(
+        self, room: Room, key: DeploymentKey, spec: DeploymentSpec, lent: Mapping[NodeId, int] | None = None
+    ) -> None:
+        self._room, self._key, self._spec, self._lent = room, key, spec, lent or {}
+        self._heap = [(_score(node, key, spec), node_id) for node_id, node in room.items() if self._fits(node_id)]
+        heapq.heapify(self._heap)
+
+    def next(self) -> Placed | Misfit:
+        if not self._heap:
+            return Misfit(_explain(self._room, self._key, self._spec, self._lent))
+        _, node_id = heapq.heappop(self._heap)
+        node, asked = self._room[node_id], self._spec.options.resources
+        devices = pick_devices(node.devices, asked.milli_gpu)
+        assert devices is not None, "lacks() let a node through that has no device"
+        node.take(self._key, asked, devices)
+        if self._fits(node_id):
+            heapq.heappush(self._heap, (_score(node, self._key, self._spec), node_id))
+        return Placed(node_id, devices)
+
+    def _fits(self, node_id: NodeId) -> bool:
+        lacking = lacks(self._room[node_id], self._key, self._spec, self._lent.get(node_id, 0))
+        return next(lacking, None) is None
 
 
 def pick_devices(free: Mapping[str, int], milli_gpu: int) -> tuple[DeviceShare, ...] | None:
@@ -90,7 +104,7 @@ def _score(node: NodeRoom, key: DeploymentKey, spec: DeploymentSpec) -> tuple[in
     """Smaller is better. Borrowing CPU comes last, whatever the policy."""
     borrows = int(node.milli_cpu < spec.options.resources.milli_cpu)
     left = 1000 * node.milli_cpu // max(1, node.record.resources.milli_cpu)
-    others = node.replicas.total() - node.replicas[key]
+    others = node.count - node.replicas[key]
     if spec.options.placement is Placement.PACK:
         return (borrows, left, -node.replicas[key])
     return (borrows, node.replicas[key], -left, others)

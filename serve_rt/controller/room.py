@@ -34,6 +34,8 @@ class NodeRoom:
     open: bool
     """Takes new replicas: registered, neither cordoned nor draining."""
     replicas: Counter[DeploymentKey] = field(default_factory=Counter)
+    count: int = 0
+    """Of all replicas."""
 
     @staticmethod
     def empty(record: NodeRecord, *, takes: bool) -> NodeRoom:
@@ -50,6 +52,7 @@ class NodeRoom:
             if share.uuid in self.devices:  # a device may have gone from the node since
                 self.devices[share.uuid] -= sign * share.milli
         self.replicas[key] += sign
+        self.count += sign
 
     def give(self, key: DeploymentKey, asked: Resources, devices: tuple[DeviceShare, ...]) -> None:
         self.take(key, asked, devices, sign=-1)
