@@ -138,8 +138,8 @@ def _check_hooks(deployment: Deployment, options: DeploymentOptions) -> None:
             needed = member.settings.max_batch_size * member.settings.max_concurrent_batches
             if options.max_ongoing_requests < needed and member.settings.batch_size_fn is None:
                 log.warning(
-                    "%s: max_ongoing_requests=%d is less than max_batch_size * max_concurrent_batches = %d of %s: a full "
-                    "batch can never form",
+                    "%s: max_ongoing_requests=%d is less than max_batch_size * max_concurrent_batches = %d of %s: "
+                    "a full batch can never form",
                     deployment.name,
                     options.max_ongoing_requests,
                     needed,

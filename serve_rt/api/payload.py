@@ -2,11 +2,12 @@
 
 Packed by `serve_rt.api.build` in the driver, opened by the replica process and nobody else. What is defined in
 `__main__` (a script, a notebook) travels by value; importable modules travel by reference and come to the replica in
-the code snapshot.
+the code snapshot. That holds for the deployment itself too, though its name in its module stands for the Deployment.
 """
 
 from __future__ import annotations
 
+import importlib
 import pickle
 import re
 import sys
@@ -41,7 +42,7 @@ def pack(payload: Payload, by_value: Iterable[ModuleType] = ()) -> bytes:
     for module in modules:
         cloudpickle.register_pickle_by_value(module)
     try:
-        return _dump(payload)
+        return _dump(payload, modules)
     finally:
         for module in modules:
             cloudpickle.unregister_pickle_by_value(module)
@@ -50,6 +51,37 @@ def pack(payload: Payload, by_value: Iterable[ModuleType] = ()) -> bytes:
 def unpack(data: bytes) -> Payload:
     target, args, kwargs = pickle.loads(data)
     return Payload(target, args, kwargs)
+
+
+class _Named:
+    """A target that its module can give again."""
+
+    def __init__(self, module: str, qualname: str) -> None:
+        self.module, self.qualname = module, qualname
+
+    def __reduce__(self) -> tuple[Any, tuple[str, str]]:
+        return (find_target, (self.module, self.qualname))
+
+
+def find_target(module: str, qualname: str) -> Any:
+    """The class or function of that name; a Deployment that stands in its place is looked through."""
+    found: Any = importlib.import_module(module)
+    for name in qualname.split("."):
+        found = getattr(found, name)
+    return getattr(found, "func_or_class", found)
+
+
+def _by_name(target: Any, by_value: Iterable[ModuleType]) -> Any:
+    """`target` as a name when its module has it under that name, else as it is."""
+    module, qualname = getattr(target, "__module__", None), getattr(target, "__qualname__", None)
+    if not module or not qualname or module in ("__main__", "__mp_main__"):
+        return target
+    if "<locals>" in qualname or module not in sys.modules or module in {one.__name__ for one in by_value}:
+        return target
+    try:
+        return _Named(module, qualname) if find_target(module, qualname) is target else target
+    except AttributeError:  # the name was bound to something else since
+        return target
 
 
 def payload_digest(data: bytes) -> str:
@@ -63,9 +95,10 @@ def payload_digest(data: bytes) -> str:
     return sha256(data).hexdigest()
 
 
-def _dump(payload: Payload) -> bytes:
+def _dump(payload: Payload, by_value: Iterable[ModuleType]) -> bytes:
     try:
-        packed: bytes = cloudpickle.dumps((payload.target, payload.args, payload.kwargs), PROTOCOL)
+        target = _by_name(payload.target, by_value)
+        packed: bytes = cloudpickle.dumps((target, payload.args, payload.kwargs), PROTOCOL)
     except ServeException:
         raise
     except Exception as error:  # any object of the user may fail in its own way

@@ -190,8 +190,7 @@ def _run_many(
         session.run(session.client.deploy(built.spec, force=force))
         deployed.append(built.spec)
     for spec in deployed if wait_for_applications_running else ():
-        own = session.own
-        until_running(session, spec, lambda: own is None or own.alive)
+        until_running(session, spec)
         if spec.route_prefix is not None and session.identity.http_address:
             until_routed(session.identity.http_address, spec)
             log.info("Application '%s' is ready at %s.", spec.name, url_of(session, spec.route_prefix))
@@ -233,7 +232,7 @@ def wait_for_ever() -> None:
     session = sessions.current()
     waiting = threading.Event()
     try:
-        while session.own is None or session.own.alive:
+        while session.may_live:
             waiting.wait(0.5)
     except KeyboardInterrupt:
         log.warning("Got KeyboardInterrupt, exiting...")

@@ -34,6 +34,11 @@ class Session:
     own: OwnCluster | None = None
     """The cluster that this process started."""
 
+    @property
+    def may_live(self) -> bool:
+        """False when the cluster is ours and its agent has ended."""
+        return self.own is None or self.own.alive
+
     def run(self, coro: Coroutine[Any, Any, T], timeout_s: float | None = None) -> T:
         """Do something on the driver's loop and wait for it here."""
         return driver_loop().run(coro, timeout_s)

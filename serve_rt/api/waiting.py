@@ -6,7 +6,7 @@ import http.client
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from serve_rt.api.session import Session
 from serve_rt.errors import UnavailableError
@@ -36,7 +36,7 @@ def start_limit_s(spec: ApplicationSpec) -> float:
     return slowest.progress_deadline_s + slowest.startup_timeout_s + 30.0
 
 
-def until_running(session: Session, spec: ApplicationSpec, alive: Callable[[], bool] = lambda: True) -> None:
+def until_running(session: Session, spec: ApplicationSpec) -> None:
     """*Errors*: RuntimeError with the reason when the deploy failed or was overtaken by another one."""
     told_at_s, silent_since_s = 0.0, None
     overview: ApplicationStatusOverview | None = None
@@ -46,7 +46,7 @@ def until_running(session: Session, spec: ApplicationSpec, alive: Callable[[], b
             silent_since_s = None
         except UnavailableError:
             silent_since_s = spent_s if silent_since_s is None else silent_since_s
-            if not alive() or spent_s - silent_since_s > _SILENT_TIMEOUT_S:
+            if not session.may_live or spent_s - silent_since_s > _SILENT_TIMEOUT_S:
                 raise
             continue
         if overview is None or overview.deploy_id != spec.deploy_id:

@@ -1,0 +1,40 @@
+"""`serve delete` and `serve shutdown`."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from serve_rt.api.waiting import until_deleted
+from serve_rt.cli.connection import connect
+from serve_rt.errors import NotFoundError
+
+
+def delete_application(app: str, address: str | None, state_dir: Path | None) -> None:
+    session = connect(address, state_dir)
+    known = session.run(session.client.status()).applications
+    if app not in known:
+        there = f"running: {', '.join(known)}" if known else "none is running"
+        raise NotFoundError(f"There is no application {app!r} ({there}).")
+    session.run(session.client.delete(app, uuid.uuid4().hex))
+    _wait(lambda: until_deleted(session, [app]))
+    click.echo(f"Deleted application {app!r}.")
+
+
+def shut_down(address: str | None, state_dir: Path | None, *, ask: bool) -> None:
+    session = connect(address, state_dir)
+    if ask:
+        click.confirm("This deletes all applications of the cluster. Go on?", abort=True)
+    session.run(session.client.delete("", uuid.uuid4().hex))
+    _wait(lambda: until_deleted(session, None))
+    click.echo("All applications are deleted. `serve-agent stop` ends a node.")
+
+
+def _wait(step: Callable[[], None]) -> None:
+    try:
+        step()
+    except TimeoutError as error:
+        raise click.ClickException(str(error)) from error

@@ -1,0 +1,138 @@
+"""The `serve` command: run, status, delete, shutdown, nodes, logs.
+
+Only click is imported here; each verb loads what it needs, so `serve --help` is quick and `serve run` can start the
+cluster before anything else. What a user can mend is told in a sentence and an exit code, never with our stack trace.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class _Verbs(click.Group):
+    """A group that names the nearest verb for a mistyped one, and tells our errors in one sentence."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0], self.commands, 1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            ctx.fail(f"No such command {args[0]!r}.{hint}")
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        from serve_rt.errors import ServeException
+
+        try:
+            return super().invoke(ctx)
+        except ServeException as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+def main() -> None:
+    """Deploy Python models and see how they do."""
+
+
+def _address(function: F) -> F:
+    text = "host:port of any agent  [default: $SERVE_ADDRESS, else this machine's own]"
+    return click.option("--address", "-a", default=None, help=text)(function)
+
+
+def _state_dir(function: F) -> F:
+    text = "of this machine's agent  [default: $SERVE_STATE_DIR, else in your home]"
+    return click.option("--state-dir", type=click.Path(path_type=Path), default=None, help=text)(function)
+
+
+@main.command(context_settings={"ignore_unknown_options": False})
+@click.argument("import_path")
+@click.argument("arguments", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--name", default="default", show_default=True, help="of the application")
+@click.option("--route-prefix", default="/", show_default=True, help="its URL path")
+@click.option("--app-dir", "-d", default=".", show_default=True, help="where to import from; travels to the replicas")
+@click.option("--blocking/--non-blocking", default=True, show_default=True, help="stay, and stop it all at Ctrl-C")
+@_address
+@click.option("--http-host", default=None, help="of the cluster it starts  [default: 127.0.0.1]")
+@click.option("--http-port", type=click.IntRange(0, 65535), default=None, help="[default: 8000]")
+@click.option("--port", type=click.IntRange(0, 65535), default=None, help="of the agent  [default: any free one]")
+@click.option("--num-cpus", type=float, default=None, help="of the cluster it starts")
+@click.option("--num-gpus", type=int, default=None, help="declares GPUs where there are none")
+@_state_dir
+def run(**options: Any) -> None:  # Any: one per option, typed by click
+    """Run an application, IMPORT_PATH being module:name of an Application or of a function that builds one.
+
+    Starts a cluster when none runs; Ctrl-C then stops everything it started.
+    """
+    from serve_rt.cli.run import RunOptions, run_application
+
+    sys.exit(run_application(RunOptions(**options)))
+
+
+@main.command()
+@_address
+@_state_dir
+@click.option("--name", "-n", default=None, help="of one application")
+def status(address: str | None, state_dir: Path | None, name: str | None) -> None:
+    """Show applications, deployments and proxies as YAML."""
+    from serve_rt.cli.show import print_status
+
+    print_status(address, state_dir, name)
+
+
+@main.command()
+@click.argument("app")
+@_address
+@_state_dir
+def delete(app: str, address: str | None, state_dir: Path | None) -> None:
+    """Delete the application APP and wait until it is gone."""
+    from serve_rt.cli.change import delete_application
+
+    delete_application(app, address, state_dir)
+
+
+@main.command()
+@_address
+@_state_dir
+@click.option("--yes", "-y", is_flag=True, help="do not ask")
+def shutdown(address: str | None, state_dir: Path | None, yes: bool) -> None:
+    """Delete all applications. Agents stay; `serve-agent stop` ends a node."""
+    from serve_rt.cli.change import shut_down
+
+    shut_down(address, state_dir, ask=not yes)
+
+
+@main.command()
+@_address
+@_state_dir
+def nodes(address: str | None, state_dir: Path | None) -> None:
+    """Show nodes, their resources, and which replica holds what part of which GPU."""
+    from serve_rt.cli.show import print_nodes
+
+    print_nodes(address, state_dir)
+
+
+@main.command()
+@click.argument("app", required=False, default="")
+@click.option("--replica", default="", help="the first letters of the last part of a replica's id")
+@click.option("--tail", type=click.IntRange(0), default=100, show_default=True, help="last lines of each replica")
+@click.option("--follow", "-f", is_flag=True, help="go on until Ctrl-C")
+@_address
+@_state_dir
+def logs(app: str, replica: str, tail: int, follow: bool, address: str | None, state_dir: Path | None) -> None:
+    """Show what the replicas of APP (of all applications without it) have logged."""
+    from serve_rt.cli.show import print_logs
+
+    print_logs(app, replica, tail, follow, address, state_dir)
+
+
+if __name__ == "__main__":
+    main()
