@@ -10,7 +10,6 @@ import itertools
 import json
 import os
 import random
-import sys
 import time
 from collections import deque
 from collections.abc import AsyncIterator
@@ -131,8 +130,7 @@ class ExitsAtOnce:
 class LazyImporter:
     """Its constructor imports a module that takes seconds, as transformers' do; the module is made by the test."""
 
-    def __init__(self, module: str, folder: str) -> None:
-        sys.path.insert(0, folder)
+    def __init__(self, module: str) -> None:
         started = time.perf_counter()
         __import__(module)
         self.import_s = time.perf_counter() - started

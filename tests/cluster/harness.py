@@ -203,12 +203,15 @@ class LocalCluster:
         self._hide_gpus = hide_gpus
         self._app_folder = self.folder / "user"
         self._app_folder.mkdir()
+        self.site_packages = self.folder / "site-packages"
+        """On the import path of every process of the cluster: a test may install a package here."""
+        self.site_packages.mkdir()
         for name in ("apps.py", "deploy.py"):
             shutil.copy(HERE / name, self._app_folder / name)
 
     def _env(self, state: Path) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("SERVE_", "COV_"))}
-        kept |= {"SERVE_STATE_DIR": str(state), "PYTHONUNBUFFERED": "1"}
+        kept |= {"SERVE_STATE_DIR": str(state), "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(self.site_packages)}
         kept |= {"CUDA_VISIBLE_DEVICES": ""} if self._hide_gpus else {}
         return kept | ({"SERVE_TEST_DISABLE": self._disable} if self._disable else {})
 

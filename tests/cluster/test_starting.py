@@ -36,11 +36,10 @@ def test_negative_control_without_reseeding_they_draw_the_same(cluster_of: Clust
 
 def _import_s_of_a_second_replica(cluster: LocalCluster) -> float:
     """A package made on the fly, imported lazily by a constructor, as transformers' models are."""
-    site = cluster.folder / "site-packages"
-    package = site / "srt_slow_library"
-    package.mkdir(parents=True)
+    package = cluster.site_packages / "srt_slow_library"
+    package.mkdir()
     (package / "__init__.py").write_text(f"import time\ntime.sleep({SLOW_IMPORT_S})\n")
-    arguments = {"module": "srt_slow_library", "folder": str(site)}
+    arguments = {"module": "srt_slow_library"}
     cluster.deploy("lazy", num_replicas=1, arguments=arguments)
     first = cluster.node.json("/")
     assert first["import_s"] >= SLOW_IMPORT_S, "the first replica pays"
