@@ -289,16 +289,18 @@ class Ended(_message.Message):
     def __init__(self, id: _Optional[int] = ...) -> None: ...
 
 class Load(_message.Message):
-    __slots__ = ("queue", "grant", "capacity", "ongoing")
+    __slots__ = ("queue", "grant", "capacity", "ongoing", "owed")
     QUEUE_FIELD_NUMBER: _ClassVar[int]
     GRANT_FIELD_NUMBER: _ClassVar[int]
     CAPACITY_FIELD_NUMBER: _ClassVar[int]
     ONGOING_FIELD_NUMBER: _ClassVar[int]
+    OWED_FIELD_NUMBER: _ClassVar[int]
     queue: int
     grant: int
     capacity: int
     ongoing: int
-    def __init__(self, queue: _Optional[int] = ..., grant: _Optional[int] = ..., capacity: _Optional[int] = ..., ongoing: _Optional[int] = ...) -> None: ...
+    owed: int
+    def __init__(self, queue: _Optional[int] = ..., grant: _Optional[int] = ..., capacity: _Optional[int] = ..., ongoing: _Optional[int] = ..., owed: _Optional[int] = ...) -> None: ...
 
 class Drain(_message.Message):
     __slots__ = ("last_id",)

@@ -1,0 +1,34 @@
+"""Every bound of the stream in one place: what may be in flight, how large a piece is, how long a silence."""
+
+from __future__ import annotations
+
+PROTOCOL = 1
+
+WINDOW_BYTES = 256 << 10
+"""Per request and direction: what may be under way and unread."""
+PART_COST_BYTES = 64
+"""What a Data part costs beside its payload, so that empty parts cannot fill a memory for free."""
+CREDIT_STEP_BYTES = WINDOW_BYTES // 4
+"""Credit is returned in steps of this size."""
+
+FRAME_BYTES = 512 << 10
+PIECE_BYTES = 256 << 10
+"""Of one request in one frame, when it is alone …"""
+SHARED_PIECE_BYTES = 64 << 10
+"""… and when others wait."""
+INLINE_BODY_BYTES = 64 << 10
+"""What may ride in an Open or Head; the rest follows as Data."""
+SMALLEST_SPLIT_BYTES = 16 << 10
+"""A large payload waits for this much credit rather than crumble."""
+HELLO_BYTES = 4 << 10
+"""A first frame larger than this is no Hello: refused unparsed."""
+IN_FLIGHT = 65_536
+"""Requests of one stream, before a slot is even asked for."""
+
+HELLO_TIMEOUT_S = 3.0
+ACCEPTED_DELAY_S = 0.01
+"""An Accepted waits this long for a Head to ride in its place."""
+LOAD_INTERVAL_S = 0.02
+GRANT_TIMEOUT_S = 0.05
+SILENCE_S = 2.0
+"""Requests in flight and no part for so long: Ping. The same again without an answer: the replica is ejected."""
