@@ -84,7 +84,10 @@ class Call:
     def cancel(self) -> None:
         """Best effort, from any thread: leaves the queue, or tells the replica."""
         self._cancelled = True
-        self._runtime.post(self._stop)
+        try:
+            self._runtime.post(self._stop)
+        except RuntimeError:  # the loop is closed, and the call with it
+            pass
 
     def _begin(self) -> None:
         if self._cancelled:  # cancel() came before the loop saw the call
