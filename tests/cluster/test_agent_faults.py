@@ -28,11 +28,12 @@ def test_killed_agent_with_a_replica_starting_one_draining_one_dead(cluster_of: 
     [mortal] = cluster.await_replicas(1, app="mortal")
     cluster.await_replicas(1, app="leaving")
 
-    with LoadProcess(node.http_port, rate_per_s=RATE) as load, ThreadPoolExecutor(1) as pool:
+    with LoadProcess(node.http_port, rate_per_s=RATE) as load, ThreadPoolExecutor(2) as pool:
         slow_answer = pool.submit(node.http, "/leaving/sleep?s=6&nonce=last")
         starting_driver = cluster.deploy_later("echo", name="starting", route="/starting", arguments={"start_s": 6})
         starting = eventually(lambda: node.replicas("starting"), 15, "the slow replica is starting")
-        assert cluster.cli("delete", "leaving", "-y").returncode == 0
+        pool.submit(cluster.cli, "delete", "leaving")  # waits for the last request, and survives the agent or not
+        eventually(lambda: _state(cluster, "leaving") == {"DRAINING"}, 10, "the old replica drains")
 
         faults: list[Fault] = [Kill(node.agent), Kill(mortal.process)]
         inject(Together(faults))
@@ -53,6 +54,11 @@ def test_killed_agent_with_a_replica_starting_one_draining_one_dead(cluster_of: 
     assert reborn.name == mortal.name and reborn.process != mortal.process
     assert (status, b"last" in body) == (200, True), "the draining replica finished its request"
     assert load.report.lost == 0 and load.report.refused == 0, load.report.summary()
+
+
+def _state(cluster: LocalCluster, app: str) -> set[str]:
+    overview = cluster.node.nodes().nodes[0]
+    return {replica.state for replica in overview.replicas if replica.replica_id.startswith(f"{app}#")}
 
 
 def test_negative_control_without_adoption_replicas_restart(cluster_of: ClusterFactory) -> None:

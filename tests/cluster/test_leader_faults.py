@@ -98,5 +98,5 @@ def test_with_the_push_cut_the_watch_alone_must_do(cluster_of: ClusterFactory) -
     cluster = cluster_of(2, external_etcd=True, disable="push")
     cluster.deploy("echo", num_replicas=4)
     cluster.await_replicas(4)
-    assert cluster.cli("delete", "default", "-y").returncode == 0
+    assert cluster.cli("delete", "default").returncode == 0
     eventually(lambda: not any(node.replicas() for node in cluster.nodes), 20, "all replicas are gone")

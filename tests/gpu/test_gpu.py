@@ -47,7 +47,7 @@ def test_parts_and_whole_devices_are_given_out(gpus: list[str]) -> None:
         assert len(shares) == 2 and all(list(share.values()) == [500] for share in shares)
         assert {uuid for share in shares for uuid in share} <= set(gpus)
 
-        assert cluster.cli("delete", "default", "-y").returncode == 0
+        assert cluster.cli("delete", "default").returncode == 0
         eventually(lambda: not cluster.node.replicas(), 30, "the halves are given back")
         cluster.deploy("echo", ray_actor_options={"num_cpus": 0.1, "num_gpus": 1})
         [whole] = [replica.devices for node in cluster.node.nodes().nodes for replica in node.replicas]
