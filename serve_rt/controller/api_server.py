@@ -55,12 +55,14 @@ class ControllerService:
         asked = decode(request.application, ApplicationSpec, source="the deploy request")
         check_application(asked, len(request.application))
         async with self._one_at_a_time:
+            await self._shown(self._leading().epoch)
             revision = await self._swap(asked.name, lambda now: self._deployed(now, asked, force=request.force))
         return pb.ChangeReply(deploy_id=asked.deploy_id, revision=revision)
 
     async def delete(self, request: pb.DeleteRequest, _context: grpc.aio.ServicerContext[Any, Any]) -> pb.ChangeReply:
         self._leading()
         async with self._one_at_a_time:
+            await self._shown(self._leading().epoch)
             apps = [AppName(request.app)] if request.app else sorted(self._mirror.cluster.apps)
             revision = self._mirror.cluster.revision
             for app in apps:

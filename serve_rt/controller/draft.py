@@ -63,8 +63,10 @@ class Draft:
         return assignment
 
     def finish_leaving(self, member: Member) -> bool:
-        """Delete the assignment of a drained replica once its agent says that it is gone."""
-        if member.observed is not None:
+        """Delete the assignment of a drained replica once its agent says that it is gone. One that was never observed
+        may be starting right now, until its agent has read that it is to be drained."""
+        read, written = self.cluster.applied.get(member.node_id), self.cluster.assigned_at.get(member.replica_id, 0)
+        if member.observed is not None or (read is not None and read < written):
             return False
         self.actions.append(DeleteAssignment(member.node_id, member.replica_id, "drained and gone"))
         return True

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from serve_rt.aio import Clock, cancel_and_wait
 from serve_rt.config.protections import Protection, enabled
 from serve_rt.controller.apply import apply
-from serve_rt.controller.plan import Action, Plan, PublishRoute, SaveDeployment
+from serve_rt.controller.plan import Action, Plan, PublishRoute, SaveDeployment, describe
 from serve_rt.controller.push import Pusher
 from serve_rt.controller.reconcile import reconcile
 from serve_rt.controller.settings import ControlSettings
@@ -34,6 +34,7 @@ from serve_rt.wire.records import encode
 log = logging.getLogger(__name__)
 ECHO_WAIT_S = 5.0
 STORE_AWAY_RETRY_S = 0.25
+MANY_PASSES = 1000
 
 
 class ControlLoop:
@@ -56,7 +57,8 @@ class ControlLoop:
         """Since when routes are gathered that may wait for others."""
         self._went_back_seen: set[tuple[NodeId, str]] = set()
         """Registrations whose proof that the store went back was acted upon."""
-        self.passes = 0
+        self._said: tuple[str, ...] = ()
+        self._busy_passes = 0
 
     async def run(self) -> None:
         """Lead until the leadership is lost. *Errors*: FencedError, SessionLostError."""
@@ -87,8 +89,7 @@ class ControlLoop:
                 wait_s = await self._pass()
             except EtcdUnavailableError as error:
                 log.warning("the store is away, nothing is decided: %s", error, extra={"action": "store_away"})
-                wait_s = STORE_AWAY_RETRY_S
-                await self._clock.sleep(wait_s)
+                await self._clock.sleep(STORE_AWAY_RETRY_S)
             else:
                 await self._sleep(wait_s)
 
@@ -111,7 +112,6 @@ class ControlLoop:
 
     async def _pass(self) -> float:
         """One look at everything; how long until the next one if nothing happens."""
-        self.passes += 1
         await self._settle_history()
         self._follow()
         now = self._clock.monotonic()
@@ -120,16 +120,31 @@ class ControlLoop:
         held_s = self._hold(plan, cluster, now)
         if held_s > 0.0:
             return held_s
+        self._say(plan.notes)
         if plan:
             await self._carry_out(plan.actions, cluster)
+        else:
+            self._busy_passes = 0
         next_look = now + self._settings.resync_s if plan.wake_at is None else plan.wake_at
         return max(0.0, min(next_look - now, self._settings.resync_s))
+
+    def _say(self, notes: tuple[str, ...]) -> None:
+        for note in notes:
+            if note not in self._said:
+                log.warning("%s", note, extra={"action": "held_back"})
+        self._said = notes
 
     async def _carry_out(self, actions: tuple[Action, ...], cluster: Cluster) -> None:
         revision = await apply(actions, self._leadership, self._keys, cluster.route_shards)
         await self._shown(revision)
         self._follow()
         self._wake.set()  # the plan may have made the next step possible
+        self._busy_passes += 1
+        if self._busy_passes >= MANY_PASSES:
+            # Each pass should bring the cluster nearer to rest: one that never gets there is a bug, not to be paid
+            # for by etcd.
+            log.error("the plan is never empty", extra={"action": "never_settled", "last": describe(actions[0])})
+            await self._clock.sleep(0.5)
 
     async def _shown(self, revision: int) -> None:
         """Until the mirror shows `revision`: a plan made on an older view would be made twice."""

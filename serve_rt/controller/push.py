@@ -68,8 +68,10 @@ class Pusher:
 
     def overlay(self, cluster: Cluster) -> Cluster:
         """The cluster with the agents' last words in place of older records."""
-        spoken = {node: link.reported for node, link in self._links.items() if link.reported is not None}
-        return overlay(cluster, spoken)
+        speaking = {node: link for node, link in self._links.items() if link.reported is not None}
+        spoken = {node: link.reported or {} for node, link in speaking.items()}
+        applied = {node: link.applied for node, link in speaking.items()}
+        return replace(overlay(cluster, spoken), applied=applied)
 
     async def close(self) -> None:
         await self._tasks.close()
@@ -105,16 +107,18 @@ class _Link:
         self.record = record
         self.reported: dict[ReplicaId, Observed] | None = None
         """What the agent said on the stream that is open now; None while there is none."""
+        self.applied = 0
+        """Up to which revision the agent has read its assignments."""
         self._epoch = epoch
         self._due: pb.AssignPush | None = None
         self._wake = asyncio.Event()
-        self._sent: tuple[Assignment, ...] | None = None
+        self._sent: tuple[str, tuple[Assignment, ...]] | None = None
 
     def send(self, assignments: tuple[Assignment, ...], cluster: Cluster) -> None:
         """Only the newest word counts, so a slow agent is owed one push, however much has changed."""
-        if self._sent is not None and assignments == self._sent:
+        if self._sent == (cluster.incarnation, assignments):
             return
-        self._sent = assignments
+        self._sent = (cluster.incarnation, assignments)
         self._due = pb.AssignPush(
             epoch=self._epoch,
             incarnation=cluster.incarnation,
@@ -131,8 +135,8 @@ class _Link:
                 try:
                     async for report in Stub(channel, pb.DESCRIPTOR.services_by_name["Agent"]).Assign(self._pushes()):
                         backoff.reset()
-                        self._take(report, on_deposed)
-                        on_report()
+                        if self._take(report, on_deposed):
+                            on_report()
                 except grpc.aio.AioRpcError as error:
                     reason = from_rpc_error(error, f"the stream to agent {self.record.node_id}")
                     log.info("%s", reason, extra={"action": "push_broken", "node": self.record.node_id})
@@ -151,10 +155,15 @@ class _Link:
             self._wake.clear()
             await self._wake.wait()
 
-    def _take(self, report: pb.AssignReport, on_deposed: Callable[[str], None]) -> None:
+    def _take(self, report: pb.AssignReport, on_deposed: Callable[[str], None]) -> bool:
+        """Whether anything is new: agents also report once a second just to show that they live."""
         if report.refused or report.highest_epoch > self._epoch:
             on_deposed(f"agent {self.record.node_id} has heard of epoch {report.highest_epoch}, ours is {self._epoch}")
+        before, read_before = self.reported, self.applied
         self.reported = {observed.replica_id: observed for observed in _observations(report.observed)}
+        self.applied = report.applied_revision
+        pushed = self._due.mod_revision if self._due is not None else 0
+        return self.reported != before or read_before < pushed <= self.applied
 
 
 def _observations(records: Iterable[bytes]) -> Iterable[Observed]:

@@ -18,6 +18,7 @@ from serve_rt.controller.plan import Plan, order
 from serve_rt.controller.removal import remove_app, remove_deployment
 from serve_rt.controller.room import measure_room
 from serve_rt.controller.settings import ControlSettings
+from serve_rt.errors import InvalidTransition
 from serve_rt.model.cluster import Cluster
 from serve_rt.model.ids import AppName, DeploymentKey
 
@@ -32,9 +33,15 @@ def reconcile(cluster: Cluster, now: float, settings: ControlSettings, now_wall:
         if app is None:
             continue
         spec = None if app.value.deleting else app.value.deployment(key.deployment)
-        if spec is not None:
-            plan_deployment(draft, key, spec, app.mod_revision)
-        elif not remove_deployment(draft, key):
+        planned = len(draft.actions)
+        try:
+            if spec is not None:
+                plan_deployment(draft, key, spec, app.mod_revision)
+            elif not remove_deployment(draft, key):
+                unfinished.add(key.app)
+        except InvalidTransition as error:  # our bug: it must not stop the other deployments
+            del draft.actions[planned:]
+            draft.notes.append(f"{key} is left as it is: {error}")
             unfinished.add(key.app)
     for name, app in cluster.apps.items():
         if app.value.deleting and name not in unfinished:

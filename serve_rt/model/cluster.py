@@ -144,12 +144,16 @@ class Cluster:
     nodes: Mapping[NodeId, NodeRecord] = field(default_factory=dict)
     marks: Mapping[NodeId, MarkRecord] = field(default_factory=dict)
     assignments: Mapping[ReplicaId, Assignment] = field(default_factory=dict)
+    assigned_at: Mapping[ReplicaId, int] = field(default_factory=dict)
+    """Revision of each assignment's last change."""
     observed: Mapping[ReplicaId, Observed] = field(default_factory=dict)
     routes: Mapping[DeploymentKey, DeploymentRoute] = field(default_factory=dict)
     """Shards already joined."""
     route_shards: Mapping[DeploymentKey, int] = field(default_factory=dict)
     """How many records the route of a deployment takes in the store."""
     blobs: Mapping[BlobDigest, frozenset[NodeId]] = field(default_factory=dict)
+    applied: Mapping[NodeId, int] = field(default_factory=dict)
+    """Up to which revision an agent has read its assignments; only the leader hears it, on its streams."""
     gone_since: Mapping[NodeId, float] = field(default_factory=dict)
     """Nodes that hold assignments or observed replicas but are not registered: since when, monotonic."""
     phase_since: Mapping[DeploymentKey, float] = field(default_factory=dict)

@@ -112,6 +112,8 @@ class Fold:
         _node, replica = rest
         deployment_of(ReplicaId(replica))  # a key that is no replica's is refused here, not in the leader's decisions
         _set(self._map("assignments"), ReplicaId(replica), _decoded(change, Assignment))
+        written = change.mod_revision if change.value is not None else None
+        _set(self._map("assigned_at"), ReplicaId(replica), written)
 
     def _observed(self, rest: list[str], change: Change) -> None:
         _node, replica = rest

@@ -45,7 +45,7 @@ class StandInAgent:
         self.pushed = asyncio.Event()
         self.pushes: list[pb.AssignPush] = []
         self.running: dict[ReplicaId, Observed] = {}
-        self.highest_epoch = 0
+        self.highest_epoch = self.applied = 0
         self._reports: asyncio.Queue[pb.AssignReport] = asyncio.Queue()
         self._tasks = TaskOwner(f"agent {name}")
 
@@ -97,7 +97,7 @@ class StandInAgent:
             if push.epoch < self.highest_epoch:
                 self._reports.put_nowait(pb.AssignReport(highest_epoch=self.highest_epoch, refused=True))
                 continue
-            self.highest_epoch = push.epoch
+            self.highest_epoch, self.applied = push.epoch, push.mod_revision
             self.pushes.append(push)
             self.pushed.set()
             await self.obey([decode(data, Assignment) for data in push.assignments])
@@ -135,7 +135,9 @@ class StandInAgent:
 
     def report(self) -> pb.AssignReport:
         return pb.AssignReport(
-            highest_epoch=self.highest_epoch, observed=[encode(observed) for observed in self.running.values()]
+            highest_epoch=self.highest_epoch,
+            applied_revision=self.applied,
+            observed=[encode(observed) for observed in self.running.values()],
         )
 
     async def close(self) -> None:

@@ -15,6 +15,7 @@ from serve_rt.config.protections import Protection, enabled
 from serve_rt.controller import loop as loop_module
 from serve_rt.controller.apply import apply
 from serve_rt.controller.plan import SaveDeployment
+from serve_rt.controller.push import overlay
 from serve_rt.controller.rollout import first_memory
 from serve_rt.controller.settings import ControlSettings
 from serve_rt.controller.status import build_status
@@ -28,7 +29,7 @@ from serve_rt.model.status import ApplicationStatus
 from serve_rt.testing.fake_etcd import FakeEtcd
 from serve_rt.wire.records import encode
 from tests.controller.stage import KEYS, Stage
-from tests.controller.world import application, deployment_spec
+from tests.controller.world import World, application, deployment_spec, node_record
 from tests.etcd.etcd_server import EtcdServer
 
 
@@ -313,9 +314,6 @@ async def test_the_store_away_and_back(tmp_path: Path) -> None:
 
 
 def test_reports_are_fresher_than_records_but_do_not_hide_what_is_not_adopted_yet() -> None:
-    from serve_rt.controller.push import overlay
-    from tests.controller.world import World, node_record
-
     world = World()
     world.add_node(node_record("n", session="new"))
     world.deploy(application("x", deployment_spec(num_replicas=2)))
