@@ -282,7 +282,7 @@ class LocalCluster:
                 replica.replica_id
                 for overview in self.live_node().nodes().nodes
                 for replica in overview.replicas
-                if replica.state == "READY" and replica.replica_id.startswith(f"{app}#")
+                if replica.state == "RUNNING" and replica.replica_id.startswith(f"{app}#")
             }
             found = [handle for node in self.nodes for handle in node.replicas(app) if handle.name in names]
             return found if len(found) == len(names) == count else []

@@ -33,7 +33,7 @@ def test_killed_agent_with_a_replica_starting_one_draining_one_dead(cluster_of: 
         starting_driver = cluster.deploy_later("echo", name="starting", route="/starting", arguments={"start_s": 6})
         starting = eventually(lambda: node.replicas("starting"), 15, "the slow replica is starting")
         pool.submit(cluster.cli, "delete", "leaving")  # waits for the last request, and survives the agent or not
-        eventually(lambda: _state(cluster, "leaving") == {"DRAINING"}, 10, "the old replica drains")
+        eventually(lambda: _state(cluster, "leaving") == {"STOPPING"}, 10, "the old replica drains")
 
         faults: list[Fault] = [Kill(node.agent), Kill(mortal.process)]
         inject(Together(faults))
