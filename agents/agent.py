@@ -20,7 +20,7 @@ import grpc.aio
 from serve_rt.agents import readiness, specs
 from serve_rt.agents.children import Children
 from serve_rt.agents.ending import Ending, EndingWish
-from serve_rt.agents.hosting import forget_data, host_etcd
+from serve_rt.agents.hosting import forget_data, host_etcd, remove_sockets
 from serve_rt.agents.launcher.records import Handle, ProcessKind
 from serve_rt.agents.launcher_link import LauncherLink
 from serve_rt.agents.leaving import Leaving
@@ -52,6 +52,7 @@ class Agent:
         self._token = ClusterToken.create(settings.state.token)
         self._server: grpc.aio.Server = control_server(self._token)
         self._parts: Parts | None = None
+        self._registering: asyncio.Task[None] | None = None
 
     async def run(self) -> int:
         """Until told to end; the exit code. *Errors*: ServeException when it cannot start."""
@@ -148,7 +149,7 @@ class Agent:
             if not any(handle.exited is None for handle in self._found):
                 raise
             log.warning("going on without etcd: %s", error, extra={"action": "etcd_away"})
-        self._tasks.start_eternal(parts.registration.keep(), name="registration")
+        self._registering = self._tasks.start_eternal(parts.registration.keep(), name="registration")
 
     async def _start_controller(self, node: ThisNode) -> None:
         if self._settings.controller:
@@ -178,9 +179,12 @@ class Agent:
 
     async def _leave(self, parts: Parts) -> None:
         leaving = Leaving(parts.supervisor, self._children, parts.registration, self._launcher, self._ending.hurry)
+        await cancel_and_wait(self._registering)  # it would register anew what leaving gives back
         await leaving.run(self._ending.drain_s)
         await self._close(parts)
         parts.memory.clear()
+        if parts.node.hosts_etcd:
+            remove_sockets(self._settings.state)
         if self._settings.owned and parts.node.hosts_etcd:
             forget_data(self._settings)
 
@@ -214,6 +218,7 @@ class Agent:
                 for child in self._children.of(kind):
                     await child.kill()
             await self._launcher.shutdown()
+            remove_sockets(self._settings.state)
         await self._children.close()
         if self._parts is not None:
             await self._parts.close()

@@ -13,6 +13,7 @@ from serve_rt.agents.children import Children
 from serve_rt.agents.launcher.records import Handle
 from serve_rt.agents.settings import Settings
 from serve_rt.agents.specs import ETCD_NAME, etcd_spec
+from serve_rt.config.paths import StateDir
 from serve_rt.etcd.embedded import embedded_command, find_etcd, wait_ready
 from serve_rt.model.starts import EtcdAddress
 
@@ -38,6 +39,13 @@ async def host_etcd(settings: Settings, children: Children, found: tuple[Handle,
     await children.add(etcd_spec(settings, command)).ensure(found)
     await wait_ready(command.endpoint, SERVES_WITHIN_S)
     return EtcdAddress((command.endpoint,))
+
+
+def remove_sockets(state: StateDir) -> None:
+    """A killed etcd leaves its sockets behind."""
+    for path in state.etcd.iterdir():
+        if path.is_socket():
+            path.unlink(missing_ok=True)
 
 
 def forget_data(settings: Settings) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import grpc.aio
 
+from serve_rt.agents.hosting import remove_sockets
 from serve_rt.agents.launcher.client import LauncherClient
 from serve_rt.agents.launcher.records import Handle, ProcessKind
 from serve_rt.agents.memory import AgentMemory
@@ -106,6 +107,7 @@ async def _without_agent(state: StateDir, drain_s: float) -> str:
     await _end_kinds(launcher, order[2])
     await launcher.shutdown()
     AgentMemory(state).clear()
+    remove_sockets(state)
     state.address.unlink(missing_ok=True)
     return f"stopped {len(alive)} processes of {state.path}"
 

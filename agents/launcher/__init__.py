@@ -1,1 +1,1 @@
-"""The node's stable parent process: forks everything that runs here and outlives its agent."""
+"""The node's stable parent: holds sockets, forks, reaps and remembers. Start reading at `main`, then `front`."""

@@ -1,18 +1,20 @@
-"""The handle files of a node: one JSON text per process, written before the process runs a line of our code.
+"""Handle files: one JSON record per process, the only memory that survives the launcher.
 
-A file is reserved (O_EXCL, pid 0) before the fork: two launchers, or one asked twice, can never start the same
-incarnation. Writes are atomic but not synced: a handle means nothing after a power cut, its boot id is another.
+Life of a file: `reserve` (O_EXCL, no pid) → the process is forked and waits → `write` (pid) → the process may run →
+`write` (exited) → `remove`. A process whose pid is not in its file has not run one line of its entry.
+They outlive processes, not power cuts: another boot id makes them void, so nothing is fsynced.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
 from serve_rt.agents.launcher.records import Handle
-from serve_rt.errors import ConfigError, ConflictError
+from serve_rt.errors import ConflictError, ServeException
 from serve_rt.wire.records import decode, encode
 
 log = logging.getLogger(__name__)
@@ -22,36 +24,51 @@ class HandleFiles:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def reserve(self, handle: Handle) -> None:
-        """*Errors*: ConflictError when this incarnation was reserved before."""
-        path = self._path(handle.name, handle.incarnation)
+    def path(self, name: str, incarnation: int) -> Path:
+        return self._folder / f"{quote(name, safe='#@+=')}.{incarnation}.json"
+
+    def reserve(self, handle: Handle) -> Path:
+        """*Errors*: ConflictError when it exists; ServeException when the disk refuses."""
+        path = self.path(handle.name, handle.incarnation)
         try:
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            with os.fdopen(fd, "wb") as file:
+                file.write(encode(handle))
         except FileExistsError as error:
-            raise ConflictError(f"{handle.name}.{handle.incarnation} was started before: see {path}") from error
-        with os.fdopen(fd, "wb") as file:
-            file.write(encode(handle))
+            raise ConflictError(f"incarnation {handle.incarnation} of {handle.name} is reserved already") from error
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            raise ServeException(f"cannot write the handle file {path}: {error.strerror}") from error
+        return path
 
     def write(self, handle: Handle) -> None:
-        path = self._path(handle.name, handle.incarnation)
-        staged = path.with_suffix(".tmp")
-        fd = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        """Replace what is there, whole. *Errors*: OSError."""
+        path = self.path(handle.name, handle.incarnation)
+        staged = path.with_suffix(f".{os.getpid()}.tmp")
+        fd = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         with os.fdopen(fd, "wb") as file:
             file.write(encode(handle))
         os.replace(staged, path)
 
     def remove(self, name: str, incarnation: int) -> None:
-        self._path(name, incarnation).unlink(missing_ok=True)
+        self.path(name, incarnation).unlink(missing_ok=True)
 
-    def load(self) -> list[Handle]:
-        """All readable handles; a damaged file is reported and left alone, for it may name a living process."""
-        found = []
+    def read(self, name: str, incarnation: int) -> Handle | None:
+        path = self.path(name, incarnation)
+        try:
+            return decode(path.read_bytes(), Handle, source=f"handle file {path.name}")
+        except (OSError, ServeException):
+            return None
+
+    def all(self) -> Iterator[Handle]:
+        """Damaged ones are named in the log and put aside."""
         for path in sorted(self._folder.glob("*.json")):
             try:
-                found.append(decode(path.read_bytes(), Handle, source=str(path)))
-            except (ConfigError, OSError) as error:
-                log.error("handle file skipped: %s", error, extra={"action": "handle_damaged"})
-        return found
+                yield decode(path.read_bytes(), Handle, source=f"handle file {path.name}")
+            except (OSError, ServeException) as error:
+                log.error("not understood: %s", error, extra={"action": "handle_damaged"})
+                path.rename(path.with_suffix(".damaged"))
 
-    def _path(self, name: str, incarnation: int) -> Path:
-        return self._folder / f"{quote(name, safe='#')}.{incarnation}.json"
+    def clear(self) -> None:
+        for path in self._folder.iterdir():
+            path.unlink(missing_ok=True)

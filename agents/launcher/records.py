@@ -1,7 +1,7 @@
-"""The launcher's words: what to start (SpawnSpec), what was started (Handle), how it ended (Exit).
+"""What agent and launcher tell each other about processes, and what a handle file holds.
 
-A Handle is also the JSON text of a handle file: it identifies a process for ever by pid, start time and boot, so that a
-reused pid is never mistaken for the process it once named.
+A Handle is written before its process may run and is removed by `forget` only: between the two it outlives agent and
+launcher, and says to the next ones what runs here and how it was started. Its `exited` is set when the end was seen.
 """
 
 from __future__ import annotations
@@ -12,42 +12,45 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from serve_rt.agents.launcher import processes
+from serve_rt.agents.launcher.processes import ProcessRef
 
 
 class ProcessKind(enum.Enum):
-    ETCD = "ETCD"
-    CONTROLLER = "CONTROLLER"
-    PROXY = "PROXY"
-    REPLICA = "REPLICA"
+    ETCD = "etcd"
+    CONTROLLER = "controller"
+    PROXY = "proxy"
+    REPLICA = "replica"
 
 
 @dataclass(frozen=True, slots=True)
 class SpawnSpec:
-    """One process to start: either `entry` ("module:function", called with `start` in a fork) or `argv` (exec)."""
+    """How to start one process. Either `entry` (forked, `module:function` called with `start`) or `argv` (executed)."""
 
     kind: ProcessKind
     name: str
     incarnation: int
     entry: str = ""
-    start: Mapping[str, Any] = field(default_factory=dict)
+    start: dict[str, Any] = field(default_factory=dict)  # Any: JSON, read by the entry alone
     argv: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     unset_env: tuple[str, ...] = ()
-    cwd: str = "/"
+    cwd: str = ""
     sys_path: tuple[str, ...] = ()
-    """Put before everything else on the child's sys.path."""
+    """Put first."""
     threads: int = 1
-    """How many threads BLAS, OpenMP and torch may use."""
     log_path: str = ""
     title: str = ""
     http_slot: int | None = None
-    """The child inherits this worker slot's listening socket; its number goes into `start["socket_fd"]`."""
+    """Inherit this slot's listening socket; its descriptor is put into start["socket_fd"]."""
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return (self.name, self.incarnation)
 
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """How a process ended; both codes are None when nobody could see it (its parent had died before)."""
+    """The end of a process. Both codes None: it ended unseen, while no launcher of ours was its parent."""
 
     name: str
     kind: ProcessKind
@@ -55,11 +58,12 @@ class Exit:
     returncode: int | None = None
     signal: int | None = None
     at_s: float = 0.0
-    """Wall clock, for display."""
+    reason: str = ""
 
     @staticmethod
     def unseen(name: str, kind: ProcessKind, incarnation: int) -> Exit:
-        return Exit(name, kind, incarnation)
+        """Of a process that nobody could watch."""
+        return Exit(name, kind, incarnation, reason="it ended unseen")
 
     def describe(self) -> str:
         if self.signal is not None:
@@ -68,8 +72,8 @@ class Exit:
             except ValueError:
                 return f"killed by signal {self.signal}"
         if self.returncode is not None:
-            return f"exited with code {self.returncode}"
-        return "ended unseen"
+            return f"exit code {self.returncode}"
+        return self.reason or "it ended, how is not known"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,37 +81,37 @@ class Handle:
     kind: ProcessKind
     name: str
     incarnation: int
-    pid: int
-    """0 while only reserved: the fork is still to come."""
-    start_ticks: int
-    """Field 22 of /proc/PID/stat."""
-    boot_id: str
     spec: SpawnSpec
-    started_at_s: float
+    pid: int = 0
+    """0 while reserved: no process has run yet."""
+    start_ticks: int = 0
+    boot_id: str = ""
+    started_at_s: float = 0.0
     exited: Exit | None = None
     schema: int = 1
 
+    @property
+    def key(self) -> tuple[str, int]:
+        return (self.name, self.incarnation)
+
+    @property
+    def process(self) -> ProcessRef:
+        return ProcessRef(self.pid, self.start_ticks, self.boot_id)
+
     def alive(self) -> bool:
-        """True while the very process this handle names exists (a zombie does not count)."""
-        return (
-            self.exited is None
-            and self.pid > 0
-            and self.boot_id == processes.boot_id()
-            and processes.start_ticks(self.pid) == self.start_ticks
-        )
-
-
-class LauncherState(enum.StrEnum):
-    WARM = "warm"
-    LEARNING = "learning"
+        return self.exited is None and self.process.alive()
 
 
 @dataclass(frozen=True, slots=True)
 class LauncherStatus:
     pid: int
     state: str
-    """`learning` while a nursery imports what constructors needed, else `warm`."""
-    preloaded: int = 0
-    """Modules that replicas find imported."""
+    """"warm", or "learning" while a new fork parent imports what constructors imported."""
+    running: int = 0
+    learned: int = 0
+    """Modules the present fork parent of replicas has preloaded."""
     bad: tuple[str, ...] = ()
-    """Modules that cannot be preloaded: they start threads or open a GPU."""
+    """Modules that must not be preloaded."""
+    generation: int = 0
+    """Of the present fork parent of replicas; 0: nothing learned."""
+    nursery_pids: tuple[int, ...] = ()
