@@ -283,7 +283,7 @@ class Call:
         if not self._over:
             message = "the replica is shutting down and its graceful_shutdown_timeout_s has passed"
             self._fail_now(Outcome.STARTED, Failure("ReplicaDiedError", message))
-            self._status = 503 if self.is_http else "STOPPED"
+            self._status = 502 if self.is_http else "STOPPED"
         self._stop_user_code()
 
     def _stop_user_code(self) -> None:

@@ -126,6 +126,12 @@ class Async:
         await asyncio.sleep(seconds)
         return "slept"
 
+    async def exit_in_a_task(self) -> None:
+        async def leave() -> None:
+            raise SystemExit(5)
+
+        self.leaving = asyncio.get_running_loop().create_task(leave())
+
     async def raise_custom(self) -> None:
         raise CustomError("a", 2)
 
@@ -207,6 +213,11 @@ class Sync:
 
     def exits(self) -> None:
         raise SystemExit(4)
+
+
+class Exiting:
+    def __init__(self) -> None:
+        raise SystemExit("not today")
 
 
 def hello() -> str:

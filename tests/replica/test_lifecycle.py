@@ -26,6 +26,18 @@ def test_failing_constructor_reports_the_users_traceback_and_ends_with_1(start: 
     assert replica.wait_ended() == 1
 
 
+def test_sys_exit_in_a_constructor_is_a_failure_like_any_other(start: Start) -> None:
+    replica = start(d.Exiting)
+
+    async def watch() -> str:
+        async with replica.agent() as agent:
+            report = await agent.report(replica_pb2.REPLICA_PHASE_FAILED)
+            return report.message
+
+    assert "SystemExit(not today)" in asyncio.run(watch())
+    assert replica.wait_ended() == 1
+
+
 def test_failing_constructor_ends_without_an_agent_too(start: Start) -> None:
     assert start(d.Failing).wait_ended() == 1
 

@@ -93,3 +93,27 @@ def test_sync_generator_is_closed_when_the_caller_leaves(start: Start, marks: Ma
             assert marks.words == ["closed"], "Ended comes when user code has really left"
 
     asyncio.run(talk())
+
+
+def test_sys_exit_in_a_task_of_user_code_does_not_stop_the_user_loop(start: Start) -> None:
+    replica = start(d.Async)
+
+    async def talk() -> None:
+        async with replica.client() as client:
+            await client.call("exit_in_a_task").whole()
+            assert (await client.call("add", 1).whole()).value == 2
+
+    asyncio.run(talk())
+    assert "tried to end the process" in replica.log()
+
+
+def test_deadline_while_arguments_still_come(start: Start) -> None:
+    replica = start(d.Async)
+
+    async def talk() -> None:
+        async with replica.client() as client, replica.agent() as agent:
+            answer = client.open(call=pb.MethodCall(method="add"), body=b"half of", end=False, time_left_ms=100)
+            assert (await answer.whole()).error.kind == "DeadlineExceededError"
+            await agent.idle()
+
+    asyncio.run(talk())

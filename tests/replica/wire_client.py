@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -118,6 +119,12 @@ class AgentSide:
     async def ping(self) -> replica_pb2.PingReply:
         reply: replica_pb2.PingReply = await self.stub.Ping(replica_pb2.PingRequest(), timeout=PATIENCE_S)
         return reply
+
+    async def idle(self) -> None:
+        """Return when no request holds a slot."""
+        deadline_s = time.monotonic() + PATIENCE_S
+        while (reply := await self.ping()).ongoing:
+            assert time.monotonic() < deadline_s, reply
 
 
 class WireClient:
