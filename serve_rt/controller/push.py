@@ -139,7 +139,8 @@ class _Link:
                             on_report()
                 except grpc.aio.AioRpcError as error:
                     reason = from_rpc_error(error, f"the stream to agent {self.record.node_id}")
-                    log.info("%s", reason, extra={"action": "push_broken", "node": self.record.node_id})
+                    level = logging.DEBUG if self.reported is None else logging.INFO  # once, not at each attempt
+                    log.log(level, "%s", reason, extra={"action": "push_broken", "node": self.record.node_id})
             self.reported = None
             on_report()
             await asyncio.sleep(backoff.next_s())
