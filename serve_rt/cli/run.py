@@ -237,7 +237,8 @@ def build_application(found: Any, import_path: str, arguments: dict[str, str]) -
     if isinstance(found, Application):
         if arguments:
             raise ServeException(
-                f"Arguments {arguments} were given, but {import_path!r} is an application, not a function that builds one."
+                f"Arguments {arguments} were given, but {import_path!r} is an application, not a function that "
+                "builds one."
             )
         return found
     if isinstance(found, Deployment) or not callable(found):

@@ -1,0 +1,68 @@
+"""What serve.run and its kin refuse before anything is started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import serve_rt as serve
+from serve_rt.errors import ConfigError, NoClusterError, ServeException
+from serve_rt.exceptions import RayServeException
+from tests.api import sample_app
+
+
+@pytest.fixture(autouse=True)
+def _no_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVE_STATE_DIR", str(tmp_path))
+    monkeypatch.delenv("SERVE_ADDRESS", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"name": ""}, RayServeException, "Application name must a non-empty string."),
+        ({"target": sample_app.Model}, TypeError, "`serve.run` expects an `Application` returned by `Deployment.bind"),
+        ({"route_prefix": "x"}, ValueError, "must start with '/'"),
+        ({"route_prefix": "/x/"}, ValueError, "may not end with"),
+        ({"route_prefix": "/{x}"}, ValueError, "wildcards"),
+    ],
+)
+def test_run(options: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        serve.run(**{"target": sample_app.app, **options})
+
+
+def test_run_many_needs_targets() -> None:
+    with pytest.raises(ValueError, match="No applications provided."):
+        serve.run_many([])
+
+
+def test_start() -> None:
+    with pytest.raises(ValueError, match="http_options"):
+        serve.start(http_port=1)
+    with pytest.raises(TypeError, match="prot"):
+        serve.start(prot=1)
+    with pytest.raises(ConfigError, match="'port'"):
+        serve.start(http_options={"prot": 1})
+    with pytest.raises(ValueError):
+        serve.start(proxy_location="Everywhere")
+
+
+def test_without_a_cluster() -> None:
+    assert serve.status().applications == {}
+    serve.shutdown()
+    for call in (lambda: serve.delete("x"), lambda: serve.get_app_handle("x")):
+        with pytest.raises(ServeException, match="There is no Serve instance running"):
+            call()
+    with pytest.raises(NoClusterError):
+        serve.get_app_handle("x")
+
+
+def test_outside_of_replicas() -> None:
+    with pytest.raises(RayServeException, match="within a deployment"):
+        serve.get_replica_context()
+    with pytest.raises(RayServeException, match="Please specify an application name"):
+        serve.get_deployment_handle("x")
+    assert serve.get_multiplexed_model_id() == ""

@@ -1,0 +1,86 @@
+"""The code zip: same files, same bytes; what does not belong is left out."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from serve_rt.api import snapshot as module
+from serve_rt.api.snapshot import snapshot, uses_code_of
+from serve_rt.errors import ConfigError
+
+
+def _tree(root: Path) -> None:
+    for name, text in {
+        "app.py": "x = 1\n",
+        "pkg/__init__.py": "",
+        "pkg/data.txt": "data",
+        "secret.env": "no",
+        "build/out.py": "no",
+        ".venv/lib.py": "no",
+        "__pycache__/app.pyc": "no",
+        ".gitignore": "*.env\nbuild/\n",
+    }.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+
+
+WANTED = [".gitignore", "app.py", "pkg/__init__.py", "pkg/data.txt"]
+
+
+def _names(data: bytes) -> list[str]:
+    return zipfile.ZipFile(io.BytesIO(data)).namelist()
+
+
+def test_gitignore_holds_with_and_without_git(tmp_path: Path) -> None:
+    _tree(tmp_path)
+    plain = snapshot(tmp_path)
+    assert _names(plain) == WANTED
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    assert snapshot(tmp_path) == plain, "git lists the same files"
+
+
+def test_the_same_files_give_the_same_bytes(tmp_path: Path) -> None:
+    _tree(tmp_path)
+    first = snapshot(tmp_path)
+    os.utime(tmp_path / "app.py", (1, 1))
+    assert snapshot(tmp_path) == first
+    (tmp_path / "app.py").write_text("x = 2\n")
+    assert snapshot(tmp_path) != first
+
+
+def test_a_deleted_file_that_git_still_knows_is_left_out(tmp_path: Path) -> None:
+    _tree(tmp_path)
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    subprocess.run(["git", "-C", str(tmp_path), "add", "."], check=True)
+    (tmp_path / "app.py").unlink()
+    assert "app.py" not in _names(snapshot(tmp_path))
+
+
+def test_a_link_to_a_folder_inside_is_followed_and_one_to_outside_is_not(tmp_path: Path) -> None:
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    _tree(root)
+    outside.mkdir()
+    (outside / "x.py").write_text("")
+    (root / "alias").symlink_to("pkg")
+    (root / "leak").symlink_to(outside)
+    subprocess.run(["git", "init", "-q", str(root)], check=True)
+    names = _names(snapshot(root))
+    assert "alias/data.txt" in names and not any(name.startswith("leak") for name in names)
+
+
+def test_too_much_code_is_refused_naming_the_largest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_BYTES", 1 << 20)
+    (tmp_path / "weights.bin").write_bytes(bytes(2 << 20))
+    with pytest.raises(ConfigError, match=r"2.0 MiB, more than the limit of 1 MiB.*weights.bin.*--app-dir"):
+        snapshot(tmp_path)
+
+
+def test_installed_code_does_not_travel(tmp_path: Path) -> None:
+    assert not uses_code_of(tmp_path)
+    assert uses_code_of(Path(__file__).parents[2]), "these tests are code of the checkout"
