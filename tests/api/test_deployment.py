@@ -143,7 +143,7 @@ def test_what_is_not_a_deployment() -> None:
         serve.Deployment(Model, {})
     with pytest.raises(RuntimeError, match="cannot be constructed directly"):
         serve.deployment(Model)()
-    with pytest.raises(ValueError, match="init_args not supported for function deployments."):
+    with pytest.raises(ValueError, match="init_args not supported for function deployments"):
         serve.deployment(lambda: None).bind(1)
 
 

@@ -35,7 +35,7 @@ def test_run(options: dict[str, Any], error: type[Exception], message: str) -> N
 
 
 def test_run_many_needs_targets() -> None:
-    with pytest.raises(ValueError, match="No applications provided."):
+    with pytest.raises(ValueError, match="No applications provided"):
         serve.run_many([])
 
 
