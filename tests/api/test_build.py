@@ -104,7 +104,12 @@ def test_a_deployment_of_a_module_travels_by_name() -> None:
 def test_the_version_changes_with_what_needs_another_process_and_nothing_else() -> None:
     base = _spec(sample_app.Model.bind(1)).version
     assert _spec(sample_app.Model.bind(1)).version == base
-    light: dict[str, Any] = {"num_replicas": 5, "max_ongoing_requests": 3, "user_config": {"a": 1}, "health_check_period_s": 1}
+    light: dict[str, Any] = {
+        "num_replicas": 5,
+        "max_ongoing_requests": 3,
+        "user_config": {"a": 1},
+        "health_check_period_s": 1,
+    }
     assert _spec(sample_app.Model.options(**light).bind(1)).version == base
     heavy: list[dict[str, Any]] = [
         {"ray_actor_options": {"num_cpus": 2}},
