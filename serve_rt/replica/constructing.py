@@ -143,23 +143,26 @@ async def _first_check_health(code: UserCode, spec: DeploymentSpec, user_loop: U
 # --- learned preload ----------------------------------------------------------------------------------------------
 
 
-def imported_since(known: frozenset[str], code_dir: str | None) -> tuple[str, ...]:
-    """Modules of installed packages and the standard library that are in sys.modules and not in `known`."""
-    roots = _installed_roots()
-    new = [(name, module) for name, module in tuple(sys.modules.items()) if name not in known]
-    return tuple(name for name, module in new if _is_installed(getattr(module, "__file__", None), roots, code_dir))
-
-
 def _installed_roots() -> tuple[str, ...]:
     paths = sysconfig.get_paths()
     named = {paths[kind] for kind in ("stdlib", "platstdlib", "purelib", "platlib")}
     return tuple(os.path.realpath(path) + os.sep for path in named)
 
 
-def _is_installed(file: object, roots: tuple[str, ...], code_dir: str | None) -> bool:
+_ROOTS = _installed_roots()
+"""Looked up when this module is imported, in the launcher: sysconfig imports modules of its own."""
+
+
+def imported_since(known: frozenset[str], code_dir: str | None) -> tuple[str, ...]:
+    """Modules of installed packages and the standard library that are in sys.modules and not in `known`."""
+    new = [(name, module) for name, module in tuple(sys.modules.items()) if name not in known]
+    return tuple(name for name, module in new if _is_installed(getattr(module, "__file__", None), code_dir))
+
+
+def _is_installed(file: object, code_dir: str | None) -> bool:
     if not isinstance(file, str):
         return False
     path = os.path.realpath(file)
     if code_dir is not None and path.startswith(os.path.realpath(code_dir) + os.sep):
         return False
-    return path.startswith(roots) or "/site-packages/" in path or "/dist-packages/" in path
+    return path.startswith(_ROOTS) or "/site-packages/" in path or "/dist-packages/" in path

@@ -54,6 +54,11 @@ class Dispatch:
     def ongoing(self) -> int:
         return len(self._calls)
 
+    @property
+    def waiting(self) -> int:
+        """Of these, sync handlers that wait for a thread."""
+        return self._pool.waiting
+
     def stop_all(self) -> None:
         """Cancel what still runs; each call leaves when its user code does."""
         for call in tuple(self._calls):

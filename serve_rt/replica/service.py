@@ -37,6 +37,7 @@ class ReplicaService:
         return pb.PingReply(
             user_loop_age_s=self._user_loop.age_s,
             ongoing=self._dispatch.ongoing,
+            queued=self._dispatch.waiting,
             phase=pb.ReplicaPhase.Name(self._lifecycle.reports.phase.value),
         )
 

@@ -64,5 +64,10 @@ class ThreadPool:
             self._threads -= 1
             return True
 
+    @property
+    def waiting(self) -> int:
+        """Works that wait for a thread."""
+        return max(0, self._unfinished - self._threads)
+
     def __repr__(self) -> str:
         return f"<ThreadPool [{self._threads} of {self._limit} threads | {self._unfinished} unfinished]>"

@@ -16,13 +16,17 @@ def test_cancelled_handler_sees_it_within_100_ms(start: Start, marks: Marks) -> 
 
     async def talk() -> None:
         async with replica.client() as client:
-            hang = client.http(query=b"do=hang")
-            await marks.appears("hanging")
-            began_s = time.monotonic()
-            client.cancel(hang)
-            await hang.whole()
-            assert time.monotonic() - began_s < 0.1
-            assert hang.of(pb.Ended) and "cancelled" in marks.words
+            took_s: list[float] = []
+            for number in range(1, 6):
+                hang = client.http(query=b"do=hang")
+                while marks.words.count("hanging") < number:
+                    await asyncio.sleep(0.001)
+                began_s = time.monotonic()
+                client.cancel(hang)
+                await hang.whole()
+                took_s.append(time.monotonic() - began_s)
+                assert hang.of(pb.Ended) and marks.words.count("cancelled") == number
+            assert sorted(took_s)[2] < 0.1, took_s  # the middle one: a busy machine may hold one of them up
 
     asyncio.run(talk())
 
