@@ -16,6 +16,7 @@ from serve_rt.model.cluster import LeaderRecord, MetaRecord
 from serve_rt.model.ids import BlobDigest, NodeId, ReplicaId
 from serve_rt.model.node import NodeRecord
 from serve_rt.model.replica import Assignment, Goal, Observed, ReplicaState
+from serve_rt.model.routes import DeploymentRoute, ReplicaRoute
 from serve_rt.wire import records
 from tests.agents import apps
 from tests.agents.values import REPLICA, assignment
@@ -37,7 +38,7 @@ class FakeLeader:
 
     def assign(self, target: type = apps.Hello, replica: ReplicaId = REPLICA, **options: object) -> Assignment:
         digest = self._give_blob(pack(Payload(target), by_value=[apps]))
-        made = replace(assignment(replica, payload=digest, **options), node_id=self.node_id)
+        made = replace(assignment(replica, payload=digest, options_=options), node_id=self.node_id)
         self.write(made)
         return made
 
@@ -66,6 +67,12 @@ class FakeLeader:
             return seen if seen is not None and seen.state is state and seen.incarnation >= incarnation else None
 
         return eventually(reached, timeout_s, f"{replica} is {state.name} (is {self.observed(replica)})")
+
+    def publish_route(self, seen: Observed) -> None:
+        made = assignment(seen.replica_id)
+        replica = ReplicaRoute(seen.replica_id, seen.incarnation, seen.address, self.node_id)
+        route = DeploymentRoute(made.app, made.spec.name, (replica,))
+        self._do(lambda store: store.put(KEYS.routes(made.app, made.spec.name, 0), records.encode(route)))
 
     def lead(self, address: str) -> None:
         record = LeaderRecord(self.node_id, address)

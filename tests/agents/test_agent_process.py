@@ -156,7 +156,7 @@ def test_a_successor_takes_the_registration_over_at_once(external: LocalCluster)
     assert external.etcd is not None
     leader = FakeLeader(node, external.etcd.endpoint)
     first = leader.registered()
-    node.agent.kill()
+    node.agent.signal(signal.SIGKILL)
     node.wait_agent()
     began = time.monotonic()
     node.start()
@@ -182,7 +182,7 @@ def test_the_owner_takes_the_node_with_it(cluster: LocalCluster) -> None:
 def test_sigterm_ends_the_agent_alone_and_stop_ends_the_rest(cluster: LocalCluster) -> None:
     node = cluster.start_node(*QUIET)
     [etcd] = node.handles("etcd")
-    node.agent.send(signal.SIGTERM)
+    node.agent.signal(signal.SIGTERM)
     assert node.wait_agent() == 0
     assert etcd.process.alive()
     assert "serve-agent stop" in (node.state.path / "agent.log").read_text()
@@ -207,12 +207,12 @@ def test_stop_where_nothing_runs_says_so(tmp_path: Path) -> None:
 def test_a_killed_etcd_and_a_killed_launcher_are_replaced(cluster: LocalCluster) -> None:
     node = cluster.start_node(*QUIET)
     [etcd] = node.handles("etcd")
-    etcd.process.kill()
+    etcd.process.signal(signal.SIGKILL)
     [again] = eventually(
         lambda: [h for h in node.handles("etcd") if h.incarnation > etcd.incarnation], 5.0, "a second etcd"
     )
     launcher = node.launcher()
-    launcher.kill()
+    launcher.signal(signal.SIGKILL)
 
     def another() -> bool:
         try:

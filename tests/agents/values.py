@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from serve_rt.model.ids import AppName, BlobDigest, DeploymentName, NodeId, ReplicaId, VersionId
 from serve_rt.model.replica import Assignment, Goal
 from serve_rt.model.resources import Resources
@@ -16,14 +18,20 @@ def options(**changes: object) -> DeploymentOptions:
 
 
 def assignment(
-    replica: ReplicaId = REPLICA, goal: Goal = Goal.RUN, *, payload: str = "0" * 64, **changes: object
+    replica: ReplicaId = REPLICA,
+    goal: Goal = Goal.RUN,
+    *,
+    payload: str = "0" * 64,
+    options_: Mapping[str, object] | None = None,
+    **changes: object,
 ) -> Assignment:
+    """`changes` are deployment options by name; `options_` too, for callers that have them in a mapping."""
     spec = DeploymentSpec(
         name=DeploymentName("hello"),
         version=VersionId("v1"),
         payload=BlobDigest(payload),
         code=None,
-        options=options(**changes),
+        options=options(**{**(options_ or {}), **changes}),
         is_ingress=True,
     )
     return Assignment(replica_id=replica, node_id=NODE, app=AppName("app"), spec=spec, goal=goal)
