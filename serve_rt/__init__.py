@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     )
     from serve_rt.batching.decorator import batch
     from serve_rt.config.options import HTTPOptions
+    from serve_rt.multiplex.decorator import multiplexed
 
 __all__ = [
     "Application",
@@ -45,6 +46,7 @@ __all__ = [
     "get_multiplexed_model_id",
     "get_replica_context",
     "get_trace_context",
+    "multiplexed",
     "run",
     "run_many",
     "shutdown",
@@ -62,11 +64,11 @@ _HOMES = {
     "get_multiplexed_model_id": "api.request_context",
     "get_trace_context": "api.request_context",
     "batch": "batching.decorator",
+    "multiplexed": "multiplex.decorator",
     "HTTPOptions": "config.options",
 }
 _SOON = {
     "ingress": "take the Starlette `Request` in `__call__` for now",
-    "multiplexed": "keep the models in the deployment's instance for now",
 }
 
 

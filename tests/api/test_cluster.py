@@ -122,7 +122,7 @@ def test_the_same_again_restarts_nothing_and_a_change_does(cluster: str) -> None
 
 
 def test_a_failing_constructor_fails_the_deploy_with_its_traceback(cluster: str) -> None:
-    with pytest.raises(RuntimeError, match="(?s)Deploying application bad failed: .*the weights are missing"):
+    with pytest.raises(RuntimeError, match=r"(?s)Deploying application bad failed: .*the weights are missing"):
         serve.run(Broken.options(ray_actor_options=ONE_CPU).bind(), name="bad", route_prefix="/bad")
     serve.delete("bad")
 

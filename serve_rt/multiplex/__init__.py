@@ -1,0 +1,1 @@
+"""`serve.multiplexed`: several models in one replica, loaded when asked for."""

@@ -1,0 +1,84 @@
+"""`@serve.multiplexed`: a method that loads a model by id becomes one that remembers the last few.
+
+    @serve.multiplexed(max_num_models_per_replica=3)
+    async def load(self, model_id: str) -> Model: ...
+
+    model = await self.load(serve.get_multiplexed_model_id())
+
+Every decorated method of every instance has a cache of its own. Next stop: serve_rt.multiplex.cache.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Coroutine
+from typing import Any, ParamSpec, TypeVar, overload
+
+from serve_rt.multiplex.cache import ModelCache
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Load = Callable[P, Coroutine[Any, Any, R]]
+PREFIX = "__serve_models_"
+"""Of the attribute of an instance that holds a cache."""
+
+
+@overload
+def multiplexed(func: Load[P, R], /) -> Load[P, R]: ...
+@overload
+def multiplexed(func: None = None, max_num_models_per_replica: int = 3) -> Callable[[Load[P, R]], Load[P, R]]: ...
+def multiplexed(func: Any = None, max_num_models_per_replica: int = 3) -> Any:
+    """Keep at most `max_num_models_per_replica` models (-1: all); one that a running request uses is never dropped.
+
+    *Errors*: TypeError and ValueError as Ray's for a function or limit that cannot be.
+    """
+    if func is not None and not callable(func):
+        raise TypeError("The `multiplexed` decorator must be used with a function or method.")
+    _check_limit(max_num_models_per_replica)
+    decorate = functools.partial(_decorate, max_num_models_per_replica)
+    return decorate if func is None else decorate(func)
+
+
+def _check_limit(limit: object) -> None:
+    if not isinstance(limit, int) or isinstance(limit, bool):
+        raise TypeError("max_num_models_per_replica must be an integer.")
+    if limit != -1 and limit <= 0:
+        raise ValueError("max_num_models_per_replica must be positive, or -1 for no limit.")
+
+
+def _decorate(limit: int, func: Callable[..., Any]) -> Any:
+    if not inspect.iscoroutinefunction(func):
+        raise TypeError("@serve.multiplexed can only be used to decorate async functions or methods.")
+    parameters = len(inspect.signature(func).parameters)
+    if parameters not in (1, 2):
+        raise TypeError("@serve.multiplexed functions take the model id alone, methods `self` and the model id.")
+    caches: dict[str, ModelCache] = {}
+
+    @functools.wraps(func)
+    async def load(*args: Any) -> Any:
+        if len(args) != parameters:
+            raise TypeError(f"A @serve.multiplexed function takes the model id alone, got {len(args)} arguments.")
+        *owner, model_id = args
+        _check_model_id(model_id)
+        table = vars(owner[0]) if owner else caches
+        key = PREFIX + func.__name__
+        if key not in table:
+            table[key] = ModelCache(functools.partial(func, *owner), limit)
+        return await table[key].get(model_id)
+
+    return load
+
+
+def _check_model_id(model_id: object) -> None:
+    if not isinstance(model_id, str):
+        raise TypeError("The model ID must be a string.")
+    if not model_id:
+        raise ValueError("The model ID cannot be empty.")
+
+
+async def unload_all(instance: object) -> None:
+    """Unload the models of every multiplexed method of `instance`; the replica calls it when it ends."""
+    caches = [value for key, value in vars(instance).items() if key.startswith(PREFIX)]
+    for cache in caches:
+        await cache.close()
