@@ -84,7 +84,9 @@ def test_a_path_too_long_for_a_socket_is_refused_with_the_way_out() -> None:
 
 
 def test_other_etcds_variables_do_not_reach_it() -> None:
-    assert embedded_environment({"ETCD_NAME": "x", "ETCDCTL_API": "3", "HOME": "/"}) == {"HOME": "/"}
+    passed = embedded_environment({"ETCD_NAME": "x", "ETCDCTL_API": "3", "HOME": "/"})
+    assert passed == {"HOME": "/", "GOMAXPROCS": "1"}
+    assert embedded_environment({"GOMAXPROCS": "4"}) == {"GOMAXPROCS": "4"}, "a person who set it meant it"
 
 
 async def test_it_listens_on_unix_sockets_only_unless_told(own_etcd: EtcdServer) -> None:

@@ -223,6 +223,8 @@ class Collector:
 async def _run(store: EtcdStore, operations: Sequence[Operation], first_lease: int) -> tuple[list[object], list[Event]]:
     await store.delete("", prefix=True)
     world = World(store, (await store.status()).revision, first_lease)
+    for index in range(1, LEASES):  # the last one is there only if an operation grants it
+        await store.grant(TTL_S, world.lease(index))
     collector = Collector(world, ROOT)
     async with asyncio.timeout(30), asyncio.TaskGroup() as group:
         collecting = group.create_task(collector.events())
