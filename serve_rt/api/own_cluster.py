@@ -47,6 +47,7 @@ class OwnCluster:
         self.process = process
         self._ready_fd = ready_fd
         self._said = said
+        self._open_fds: tuple[int, ...] = (ready_fd, said)
         self._ready: Ready | None = None
 
     @staticmethod
@@ -87,8 +88,9 @@ class OwnCluster:
         while not line.endswith(b"\n"):
             readable, _, _ = select.select([self._ready_fd], [], [], max(0.0, deadline - time.monotonic()))
             if not readable:
+                last_words = self._last_words()
                 self.stop()
-                raise UnavailableError(f"the cluster was not ready within {timeout_s:g} s. {self._last_words()}")
+                raise UnavailableError(f"the cluster was not ready within {timeout_s:g} s. {last_words}")
             piece = os.read(self._ready_fd, 4096)
             if not piece:
                 self.process.wait(5)
@@ -121,11 +123,9 @@ class OwnCluster:
                 self.process.wait(timeout_s)
             except (subprocess.TimeoutExpired, KeyboardInterrupt):
                 continue
-        for fd in (self._ready_fd, self._said):
-            try:
-                os.close(fd)
-            except OSError:  # closed by an earlier call
-                pass
+        fds, self._open_fds = self._open_fds, ()
+        for fd in fds:
+            os.close(fd)
 
 
 def somebody_listens(address: str) -> bool:

@@ -22,12 +22,11 @@ _TELL_EVERY_S = 10.0
 
 
 def pauses(timeout_s: float, longest_s: float = 0.25) -> Iterator[float]:
-    """Sleep 20 ms, then ever longer, until `timeout_s` has passed; yields the time spent."""
-    start, pause_s = time.monotonic(), 0.02
+    """Sleep 10 ms, then a twentieth of the time spent so far, until `timeout_s` has passed; yields the time spent."""
+    start = time.monotonic()
     while (spent_s := time.monotonic() - start) < timeout_s:
         yield spent_s
-        time.sleep(pause_s)
-        pause_s = min(longest_s, pause_s * 1.3)
+        time.sleep(min(longest_s, max(0.01, spent_s / 20)))
 
 
 def start_limit_s(spec: ApplicationSpec) -> float:

@@ -30,7 +30,19 @@ def shut_down(address: str | None, state_dir: Path | None, *, ask: bool) -> None
         click.confirm("This deletes all applications of the cluster. Go on?", abort=True)
     session.run(session.client.delete("", uuid.uuid4().hex))
     _wait(lambda: until_deleted(session, None))
-    click.echo("All applications are deleted. `serve-agent stop` ends a node.")
+    if _belongs_to_a_program(session.identity.pid):
+        session.run(session.client.leave(force=False, drain_s=5.0))
+        click.echo("All applications are deleted, and the cluster, which a program had started, is stopped.")
+    else:
+        click.echo("All applications are deleted. `serve-agent stop` ends a node.")
+
+
+def _belongs_to_a_program(agent_pid: int) -> bool:
+    """Was this machine's agent started by `serve run` or a script? Its command line says so."""
+    try:
+        return b"--owner-pid" in Path(f"/proc/{agent_pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
 
 
 def _wait(step: Callable[[], None]) -> None:

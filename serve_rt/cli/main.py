@@ -104,7 +104,7 @@ def delete(app: str, address: str | None, state_dir: Path | None) -> None:
 @_state_dir
 @click.option("--yes", "-y", is_flag=True, help="do not ask")
 def shutdown(address: str | None, state_dir: Path | None, yes: bool) -> None:
-    """Delete all applications. Agents stay; `serve-agent stop` ends a node."""
+    """Delete all applications; stop the cluster too when a program started it. `serve-agent stop` ends a node."""
     from serve_rt.cli.change import shut_down
 
     shut_down(address, state_dir, ask=not yes)

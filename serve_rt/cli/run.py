@@ -159,12 +159,14 @@ def _say_ready(session: Session, url: str, options: RunOptions) -> None:
 
 def _stop(own: OwnCluster | None) -> None:
     """Leave nothing: close the session if there is one, and stop the agent that was started in any case."""
-    if "serve_rt.api.session" in sys.modules:
-        from serve_rt.api import session as sessions
+    try:
+        if "serve_rt.api.session" in sys.modules:
+            from serve_rt.api import session as sessions
 
-        sessions.close()
-    if own is not None:
-        own.stop()
+            sessions.close()
+    finally:  # a second Ctrl-C may end the polite half
+        if own is not None:
+            own.stop()
 
 
 # --- what to run --------------------------------------------------------------------------------------------------
