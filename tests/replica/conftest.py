@@ -24,9 +24,9 @@ class Marks:
     def words(self) -> list[str]:
         return self._path.read_text().splitlines() if self._path.exists() else []
 
-    async def appears(self, word: str) -> None:
+    async def appears(self, word: str, *, times: int = 1) -> None:
         deadline_s = time.monotonic() + PATIENCE_S
-        while word not in self.words:
+        while self.words.count(word) < times:
             assert time.monotonic() < deadline_s, f"{word!r} did not appear, only {self.words}"
             await asyncio.sleep(0.005)
 
