@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -170,10 +171,12 @@ def _run_many(
 ) -> list[DeploymentHandle[Any]]:
     if not targets:
         raise ValueError("No applications provided.")
-    if _local_testing_mode:
-        raise ServeException("local testing mode is not there yet: run against a local cluster, it starts in a second")
     for one in targets:
         check_target(one)
+    if _local_testing_mode or os.environ.get("SERVE_FORCE_LOCAL_TESTING_MODE") == "1":
+        from serve_rt.api.local_mode import run_local
+
+        return run_local(list(targets))
     session = session or _start_if_needed()
     deployed = []
     for one in targets:
