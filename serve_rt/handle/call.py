@@ -105,7 +105,7 @@ class Call:
             await self._pack()
             routes = await self._runtime.routes()
             route = await find_route(self._runtime, routes, self.key)
-            exchange = await routes.router(self.key).send(self._outgoing(routes.table, route))
+            exchange = await self._send(routes, route)
             await self._sink.receive(exchange)
         except asyncio.CancelledError:
             if exchange is not None:
@@ -115,6 +115,14 @@ class Call:
             if exchange is not None:
                 exchange.cancel("the caller failed")
             self._sink.fail(error)
+
+    async def _send(self, routes: RouteSource, route: DeploymentRoute) -> Exchange:
+        outgoing = self._outgoing(routes.table, route)
+        if route.max_queued_requests != -1:
+            return await routes.router(self.key).send(outgoing)
+        # A program may start ten thousand calls at once, as with Ray: those beyond what a router holds wait here.
+        async with self._runtime.line(self.key):
+            return await routes.router(self.key).send(outgoing)
 
     async def _pack(self) -> None:
         if not self._pending:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from serve_rt.routing import Exchange, Outgoing
 
 FIRST_TABLE_TIMEOUT_S = 10.0
+MAX_IN_LINE = 2048
+"""Calls of one deployment that wait in its router; a router itself refuses more than 4,096."""
 
 
 class Sender(Protocol):
@@ -56,6 +58,13 @@ class HandleRuntime:
         self._routes: asyncio.Task[RouteSource] | None = None
         self._posted: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._woken = False
+        self._lines: dict[DeploymentKey, asyncio.Semaphore] = {}
+
+    def line(self, key: DeploymentKey) -> asyncio.Semaphore:
+        """Bounds how many calls of one deployment wait for a slot in its router; on the loop only."""
+        if key not in self._lines:
+            self._lines[key] = asyncio.Semaphore(MAX_IN_LINE)
+        return self._lines[key]
 
     def post(self, step: Callable[..., object], *args: object) -> None:
         """Run `step` on the loop soon; from any thread. A burst of posts costs one wake-up."""
