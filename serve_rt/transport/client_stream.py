@@ -61,6 +61,7 @@ class ClientStream:
         self._owner = owner
         self._next_id = 1
         self._drained_above: int | None = None
+        self._said_goodbye = False
         self._heard_s = 0.0
         self._pinged_s: float | None = None
         hello = pb.ClientHello(
@@ -112,8 +113,10 @@ class ClientStream:
 
     def goodbye(self) -> None:
         """Nothing more will come; only for a stream without requests."""
-        self.outbox.put(goodbye_part(b""))
-        self.outbox.close()
+        if not self._said_goodbye:
+            self._said_goodbye = True
+            self.outbox.put(goodbye_part(b""))
+            self.outbox.close()
 
     def tick(self, now: float) -> None:
         """Called about twice a second: requests in flight and no part for SILENCE_S → Ping; again → unresponsive."""

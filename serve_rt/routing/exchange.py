@@ -1,0 +1,276 @@
+"""One request and its answer, as the proxy or a handle holds it: it survives attempts that did not count.
+
+A router puts it on a stream; a Rejected or a safe retry brings it back to its place in the queue without its reader
+noticing. Exactly one thing ends it: the last part, an error, or a cancel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+from serve_rt import errors
+from serve_rt.errors import Outcome, RequestCancelledError
+from serve_rt.pb import stream_pb2 as pb
+from serve_rt.routing.failures import error_of
+from serve_rt.routing.link import Link
+from serve_rt.routing.outgoing import Outgoing
+from serve_rt.transport.client import ClientRequest, RequestState
+from serve_rt.transport.message import WEBSOCKET_KINDS, MessageJoiner
+
+if TYPE_CHECKING:
+    from serve_rt.routing.router import Router
+
+REPLAY_BYTES = 1 << 20
+"""Of a streamed body, what is kept for a retry."""
+
+
+class Exchange:
+    """*Resources*: read to the end, or `cancel`; nothing else is held."""
+
+    __slots__ = (
+        "_answer_began",
+        "_deadline_timer",
+        "_error",
+        "_joiner",
+        "_over",
+        "_parts",
+        "_reader",
+        "_reservation",
+        "_router",
+        "_sent",
+        "_sent_bytes",
+        "_started",
+        "arrival",
+        "attempt",
+        "link",
+        "opened",
+        "queue_timer",
+        "request",
+        "retried",
+    )
+
+    def __init__(self, router: Router, request: Outgoing, arrival: int) -> None:
+        self.request = request
+        self.arrival = arrival
+        self.opened = request.opened()
+        self.attempt: ClientRequest | None = None
+        self.link: Link | None = None
+        """Of the latest attempt; a retry goes elsewhere."""
+        self.retried = False
+        self.queue_timer: asyncio.TimerHandle | None = None
+        self._deadline_timer: asyncio.TimerHandle | None = None
+        self._router = router
+        self._parts: deque[pb.Head | pb.Data] = deque()
+        self._reader: asyncio.Future[None] | None = None
+        self._reservation: asyncio.Future[None] | None = None
+        self._error: Exception | None = None
+        self._over = False
+        self._answer_began = False
+        self._started = False
+        self._joiner: MessageJoiner | None = None
+        self._sent: list[tuple[bytes, bool, int, int, str]] | None = None
+        self._sent_bytes = 0
+
+    # --- for the caller -------------------------------------------------------------------------------------------
+
+    @property
+    def replica_id(self) -> str:
+        """Of the latest attempt, "" while waiting for the first."""
+        return self.link.route.replica_id if self.link is not None else ""
+
+    @property
+    def state(self) -> RequestState:
+        if self._over:
+            return RequestState.DONE
+        return self.attempt.state if self.attempt is not None else RequestState.QUEUED
+
+    async def read(self) -> pb.Head | pb.Data | None:
+        """The next part of the answer; None after the last one. Reading gives the replica room to send on.
+
+        *Errors*: UserCodeError, or the RequestError that ended the request.
+        """
+        while True:
+            while self._parts:
+                part = self._parts.popleft()
+                if isinstance(part, pb.Head):
+                    return part
+                if self.attempt is not None:
+                    self.attempt.consumed(part.payload)
+                if part.kind in WEBSOCKET_KINDS:
+                    joined = self._join(part)
+                    if joined is None:
+                        continue
+                    return joined
+                return part
+            if self._error is not None:
+                raise self._error
+            if self._over:
+                return None
+            self._reader = asyncio.get_running_loop().create_future()
+            try:
+                await self._reader
+            finally:
+                self._reader = None
+
+    def send(self, payload: bytes, *, end: bool = False, kind: int = 0, code: int = 0, reason: str = "") -> None:
+        """More of the request's body, or a WebSocket message. Call `send_ready` in between."""
+        if self._over:
+            return
+        if self._sent is None and not self._sent_bytes:
+            self._sent = []
+        self._sent_bytes += len(payload) + 1
+        if self._sent is not None:
+            self._sent.append((payload, end, kind, code, reason))
+            self._forget_what_cannot_be_replayed()
+        if self.attempt is not None:
+            self.attempt.send(payload, end=end, kind=kind, code=code, reason=reason)
+
+    async def send_ready(self) -> None:
+        """Return when more may be sent without filling memory, or when the request is over."""
+        while not self._over:
+            attempt = self.attempt
+            if attempt is None:
+                await self.reserved()
+                continue
+            await attempt.writable()
+            if attempt is self.attempt:
+                return
+
+    def cancel(self, reason: str) -> None:
+        """The caller does not want the answer any more. Harmless when it is over."""
+        if not self._over:
+            self._leave(RequestCancelledError(self.request.request_id), reason)
+
+    close = cancel
+
+    # --- for the router -------------------------------------------------------------------------------------------
+
+    async def reserved(self) -> None:
+        """Return when the request holds a slot.
+
+        *Errors*: what ended it before that.
+        """
+        while self.attempt is None and not self._over:
+            if self._reservation is None:
+                self._reservation = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._reservation)
+        if self._error is not None:
+            raise self._error
+
+    def watch_deadline(self) -> None:
+        deadline = self.request.deadline
+        if deadline is not None:
+            loop = asyncio.get_running_loop()
+            self._deadline_timer = loop.call_later(max(0.0, deadline - time.monotonic()), self._deadline_passed)
+
+    def expired(self) -> bool:
+        return self.request.deadline is not None and self.request.deadline <= time.monotonic()
+
+    def put_on(self, link: Link) -> None:
+        """Reserve: from this line on the request counts at the replica."""
+        stream = link.stream
+        assert stream is not None
+        self.link = link
+        if self.request.deadline is not None:
+            self.opened.time_left_ms = max(1, int((self.request.deadline - time.monotonic()) * 1000))
+        self.attempt = stream.open(self.opened, self.request.body, self.request.end, self)
+        for payload, end, kind, code, reason in self._sent or ():
+            self.attempt.send(payload, end=end, kind=kind, code=code, reason=reason)
+        self._stop_queue_timer()
+        self._resolve_reservation()
+
+    @property
+    def replayable(self) -> bool:
+        return self._sent is not None or not self._sent_bytes
+
+    @property
+    def answer_began(self) -> bool:
+        return self._answer_began
+
+    @property
+    def over(self) -> bool:
+        return self._over
+
+    def fail(self, error: Exception) -> None:
+        """End it with an error that the reader gets."""
+        if not self._over:
+            self._leave(error, "the request failed")
+
+    # --- RequestListener ------------------------------------------------------------------------------------------
+
+    def on_started(self) -> None:
+        self._started = True
+        self._forget_what_cannot_be_replayed()
+
+    def on_part(self, part: pb.Head | pb.Data) -> None:
+        self._answer_began = True
+        self._parts.append(part)
+        reader = self._reader
+        if reader is not None and not reader.done():
+            reader.set_result(None)
+
+    def on_ended(self) -> None:
+        self._finish()
+
+    def on_rejected(self) -> None:
+        self.attempt = None
+        self._router.requeue(self)
+
+    def on_error(self, error: pb.Error) -> None:
+        self._error = error_of(error, self.replica_id)
+        self._finish()
+
+    def on_lost(self, outcome: Outcome, reason: str) -> None:
+        self.attempt = None
+        self._router.stream_broke(self, outcome)
+
+    # --- the end --------------------------------------------------------------------------------------------------
+
+    def _deadline_passed(self) -> None:
+        self._deadline_timer = None
+        self.fail(errors.DeadlineExceededError(f"the deadline of request {self.request.request_id} passed"))
+
+    def _leave(self, error: Exception, reason: str) -> None:
+        self._error = error
+        self._parts.clear()
+        attempt, self.attempt = self.attempt, None
+        self._finish()
+        if attempt is not None:
+            attempt.cancel(reason)
+        else:
+            self._router.withdrawn(self)
+
+    def _finish(self) -> None:
+        self._over = True
+        self._stop_queue_timer()
+        if self._deadline_timer is not None:
+            self._deadline_timer.cancel()
+        self._resolve_reservation()
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
+
+    def _resolve_reservation(self) -> None:
+        waiting, self._reservation = self._reservation, None
+        if waiting is not None and not waiting.done():
+            waiting.set_result(None)
+
+    def _stop_queue_timer(self) -> None:
+        if self.queue_timer is not None:
+            self.queue_timer.cancel()
+            self.queue_timer = None
+
+    def _forget_what_cannot_be_replayed(self) -> None:
+        if self._started and self._sent_bytes > REPLAY_BYTES:
+            self._sent = None
+
+    def _join(self, part: pb.Data) -> pb.Data | None:
+        if self._joiner is None:
+            self._joiner = MessageJoiner()
+        return self._joiner.add(part)
+
+    def __repr__(self) -> str:
+        where = f" at {self.replica_id}" if self.link is not None else ""
+        return f"<Exchange {self.request.request_id} [{self.state.value}]{where}>"

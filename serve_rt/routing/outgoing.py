@@ -1,0 +1,40 @@
+"""A request as a proxy or a handle gives it to a router."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from serve_rt.pb import stream_pb2 as pb
+
+
+@dataclass(slots=True)
+class Outgoing:
+    http: pb.HttpHead | None
+    """One of `http` and `call`."""
+    call: pb.MethodCall | None
+    body: bytes
+    """What of the body is there already; it is kept until the answer begins, for a retry."""
+    end: bool
+    """Nothing follows `body`."""
+    request_id: str
+    deadline: float | None = None
+    """On this process's monotonic clock."""
+    queue_timeout_s: float = 60.0
+    retry_safe: bool = False
+    """The work may run twice: what may have started can be sent to another replica once."""
+    app: str = ""
+    route: str = ""
+    multiplexed_model_id: str = ""
+    session_id: str = ""
+
+    def opened(self) -> pb.Open:
+        """The Open part, but for its id, its body and the time left."""
+        return pb.Open(
+            request_id=self.request_id,
+            app=self.app,
+            route=self.route,
+            multiplexed_model_id=self.multiplexed_model_id,
+            session_id=self.session_id,
+            http=self.http,
+            call=self.call,
+        )

@@ -1,0 +1,215 @@
+"""Puts requests of one deployment on its replicas: the queue, the choice, and what happens when a stream breaks.
+
+Called by serve_rt.proxy.forward and by handles; next stop: serve_rt.transport.client_stream. Everything is decided in
+synchronous passes (`_assign`), called after every event that may have made room; nothing is awaited between looking and
+reserving.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+
+from serve_rt.aio import TaskOwner
+from serve_rt.credentials import ClusterToken
+from serve_rt.errors import (
+    BackPressureError,
+    DeadlineExceededError,
+    DeploymentUnavailableError,
+    Outcome,
+    QueueTimeoutError,
+    ReplicaDiedError,
+    ReplicaUnavailableError,
+)
+from serve_rt.model.ids import DeploymentKey
+from serve_rt.model.routes import Availability, DeploymentRoute, ReplicaRoute
+from serve_rt.routing.exchange import Exchange
+from serve_rt.routing.link import Link
+from serve_rt.routing.outgoing import Outgoing
+from serve_rt.routing.replica_set import ReplicaSet
+from serve_rt.routing.retry import Attempted, RetryBudget, may_run_again
+from serve_rt.routing.waiting import HeldBodies, WaitingLine
+
+
+class Router:
+    """*Resources*: made and closed by Routers."""
+
+    def __init__(
+        self, key: DeploymentKey, cluster: str, token: ClusterToken, client: str, tasks: TaskOwner, held: HeldBodies
+    ) -> None:
+        self.key = key
+        self.route: DeploymentRoute | None = None
+        self._known = False
+        self._line = WaitingLine(held)
+        self._budget = RetryBudget()
+        self._arrivals = itertools.count()
+        self._assigning = False
+
+        def connect(route: ReplicaRoute) -> Link:
+            return Link(route, cluster, token, client, self, tasks)
+
+        self._replicas = ReplicaSet(connect)
+
+    @property
+    def waiting(self) -> int:
+        """Requests without a slot: the demand a scaler must see."""
+        return len(self._line)
+
+    @property
+    def reserved(self) -> int:
+        return self._replicas.reserved()
+
+    def counters(self) -> dict[str, int]:
+        return self._replicas.counters()
+
+    def update(self, route: DeploymentRoute | None) -> None:
+        """The feed's word; None when the deployment is gone from it."""
+        self._known = self._known or route is not None
+        self.route = route
+        self._replicas.follow(route.replicas if route is not None else ())
+        hopeless = self._hopeless()
+        if hopeless is not None:
+            for exchange in self._line.clear():
+                exchange.fail(hopeless)
+        self._assign()
+
+    async def send(self, request: Outgoing) -> Exchange:
+        """Put the request on a replica; wait in the queue while none has a free slot.
+
+        *Errors*: BackPressureError, QueueTimeoutError, DeploymentUnavailableError, DeadlineExceededError: all of them
+        mean that nothing was started.
+        """
+        exchange = self._admit(request)
+        if exchange.attempt is None:
+            try:
+                await exchange.reserved()
+            except asyncio.CancelledError:
+                # The slot may have been reserved between the wake-up and this line: cancel gives it back either way.
+                exchange.cancel("cancelled while waiting for a slot")
+                raise
+        return exchange
+
+    def _admit(self, request: Outgoing) -> Exchange:
+        if request.deadline is not None and request.deadline <= time.monotonic():
+            raise DeadlineExceededError(f"the deadline of request {request.request_id} passed before it was sent")
+        hopeless = self._hopeless()
+        if hopeless is not None:
+            raise hopeless
+        self._budget.earn()
+        exchange = Exchange(self, request, next(self._arrivals))
+        link = self._replicas.choose() if not self._line else None
+        if link is not None:
+            self._reserve(exchange, link)
+        else:
+            self._queue(exchange)
+        exchange.watch_deadline()
+        return exchange
+
+    def _queue(self, exchange: Exchange) -> None:
+        route = self.route
+        limit = route.max_queued_requests if route is not None else -1
+        if self._line.full(limit, len(exchange.request.body)):
+            status = route.backpressure_status if route is not None else 503
+            retry_after_s = route.backpressure_retry_after_s if route is not None else None
+            raise BackPressureError(len(self._line), limit, status, retry_after_s)
+        self._line.push(exchange)
+        timeout_s = exchange.request.queue_timeout_s
+        loop = asyncio.get_running_loop()
+        exchange.queue_timer = loop.call_later(timeout_s, self._queue_timeout, exchange)
+
+    def _queue_timeout(self, exchange: Exchange) -> None:
+        waited_s = exchange.request.queue_timeout_s
+        if self._line.remove(exchange):
+            message = f"{self.key}: no replica had a free slot within {waited_s:g} s; {len(self._line)} others wait"
+            exchange.fail(QueueTimeoutError(message))
+
+    def _hopeless(self) -> DeploymentUnavailableError | None:
+        """Why waiting is of no use, None while it may be."""
+        route = self.route
+        if route is None:
+            return DeploymentUnavailableError(self.key, f"{self.key} was deleted.") if self._known else None
+        if route.availability is Availability.DELETING:
+            return DeploymentUnavailableError(self.key, route.message or f"{self.key} is being deleted.")
+        if route.availability is Availability.FAILED and not route.replicas:
+            return DeploymentUnavailableError(self.key, route.message)
+        return None
+
+    # --- assigning ------------------------------------------------------------------------------------------------
+
+    def _assign(self) -> None:
+        """Give free slots to those who wait, longest first."""
+        if self._assigning:  # a request that fails at once can call back into here: the outer pass goes on
+            return
+        self._assigning = True
+        passed_over: list[Exchange] = []
+        try:
+            while (exchange := self._line.first()) is not None:
+                link = self._replicas.choose(exchange.link if exchange.retried else None)
+                if link is not None:
+                    self._line.remove(exchange)
+                    self._reserve(exchange, link)
+                elif exchange.retried and self._replicas.choose() is not None:
+                    self._line.remove(exchange)  # only the replica it must not return to is free: the next may use it
+                    passed_over.append(exchange)
+                else:
+                    break
+        finally:
+            self._assigning = False
+            for exchange in passed_over:
+                self._line.push(exchange)
+
+    def _reserve(self, exchange: Exchange, link: Link) -> None:
+        if link.stream is None:  # only with LOCAL_EJECT off: the negative control sends into the void
+            exchange.fail(ReplicaUnavailableError(link.route.replica_id))
+        elif exchange.expired():
+            exchange.fail(DeadlineExceededError(f"the deadline of request {exchange.request.request_id} passed"))
+        else:
+            exchange.put_on(link)
+
+    # --- for links ------------------------------------------------------------------------------------------------
+
+    def on_room(self) -> None:
+        if self._line:
+            self._assign()
+
+    def on_link_closed(self, link: Link) -> None:
+        self._replicas.closed(link)
+
+    # --- for exchanges --------------------------------------------------------------------------------------------
+
+    def requeue(self, exchange: Exchange) -> None:
+        """Back to its place by arrival. The stream calls on_room when it has told everybody: then it is assigned."""
+        hopeless = self._hopeless()
+        if hopeless is not None and not len(self._replicas):
+            exchange.fail(hopeless)
+            return
+        self._line.push(exchange)
+        if exchange.queue_timer is None:
+            loop = asyncio.get_running_loop()
+            exchange.queue_timer = loop.call_later(exchange.request.queue_timeout_s, self._queue_timeout, exchange)
+
+    def stream_broke(self, exchange: Exchange, outcome: Outcome) -> None:
+        attempted = Attempted(
+            outcome, exchange.request.retry_safe, exchange.retried, exchange.answer_began, exchange.replayable
+        )
+        again = may_run_again(attempted)
+        if again and outcome is not Outcome.NOT_STARTED:
+            again = self._budget.spend()
+            exchange.retried = True
+        if again:
+            self.requeue(exchange)
+        else:
+            exchange.fail(ReplicaDiedError(exchange.replica_id, outcome))
+
+    def withdrawn(self, exchange: Exchange) -> None:
+        """It ended while it waited."""
+        self._line.remove(exchange)
+
+    def close(self) -> None:
+        for exchange in self._line.clear():
+            exchange.fail(DeploymentUnavailableError(self.key, "the router is closing"))
+        self._replicas.close()
+
+    def __repr__(self) -> str:
+        return f"<Router {self.key.app}/{self.key.deployment} [{len(self._line)} waiting | {self._replicas!r}]>"

@@ -1,0 +1,68 @@
+"""All routers of a process: one per deployment, made on demand, kept current from the route table."""
+
+from __future__ import annotations
+
+import asyncio
+
+from serve_rt.aio import TaskOwner
+from serve_rt.credentials import ClusterToken
+from serve_rt.model.ids import DeploymentKey
+from serve_rt.model.routes import DeploymentRoute, RouteTable
+from serve_rt.routing.link import COUNTERS
+from serve_rt.routing.router import Router
+from serve_rt.routing.waiting import HeldBodies
+
+
+class Routers:
+    """*Resources*: the creator awaits `close`."""
+
+    def __init__(self, cluster: str, token: ClusterToken, client_name: str) -> None:
+        self.table: RouteTable | None = None
+        self._cluster, self._token, self._client = cluster, token, client_name
+        self._tasks = TaskOwner("routers")
+        self._held = HeldBodies()
+        self._routers: dict[DeploymentKey, Router] = {}
+        self._routes: dict[DeploymentKey, DeploymentRoute] = {}
+        self._changed = asyncio.Event()
+
+    def update(self, table: RouteTable) -> None:
+        self.table = table
+        self._routes = {route.key: route for route in table.deployments}
+        for key, router in self._routers.items():
+            route = self._routes.get(key)
+            if route != router.route:
+                router.update(route)
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    def router(self, key: DeploymentKey) -> Router:
+        """The deployment's router; one that is not in the table yet holds its requests."""
+        router = self._routers.get(key)
+        if router is None:
+            router = Router(key, self._cluster, self._token, self._client, self._tasks, self._held)
+            self._routers[key] = router
+            if (route := self._routes.get(key)) is not None:
+                router.update(route)
+        return router
+
+    async def changed(self) -> None:
+        """Return when another table has come."""
+        await self._changed.wait()
+
+    def counters(self) -> dict[str, int]:
+        """Parts that moved on all streams since the start, and what stands now."""
+        totals = dict.fromkeys(COUNTERS, 0)
+        for router in self._routers.values():
+            for name, count in router.counters().items():
+                totals[name] += count
+        totals["waiting"] = sum(router.waiting for router in self._routers.values())
+        totals["reserved"] = sum(router.reserved for router in self._routers.values())
+        return totals
+
+    async def close(self) -> None:
+        for router in self._routers.values():
+            router.close()
+        await self._tasks.close()
+
+    def __repr__(self) -> str:
+        return f"<Routers [{', '.join(map(repr, self._routers.values()))}]>"

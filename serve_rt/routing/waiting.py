@@ -1,0 +1,62 @@
+"""Requests that wait for a slot, in order of arrival: one that a replica rejected returns to its place."""
+
+from __future__ import annotations
+
+import heapq
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from serve_rt.routing.exchange import Exchange
+
+MAX_WAITING = 4096
+MAX_HELD_BYTES = 256 << 20
+
+
+class HeldBodies:
+    """Bytes of bodies that wait, over all routers of the process."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+
+
+class WaitingLine:
+    def __init__(self, held: HeldBodies) -> None:
+        self._held = held
+        self._heap: list[int] = []
+        self._by_arrival: dict[int, Exchange] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_arrival)
+
+    def push(self, exchange: Exchange) -> None:
+        heapq.heappush(self._heap, exchange.arrival)
+        self._by_arrival[exchange.arrival] = exchange
+        self._held.bytes += len(exchange.request.body)
+
+    def first(self) -> Exchange | None:
+        """The one that has waited longest; it stays in the line."""
+        while self._heap:
+            exchange = self._by_arrival.get(self._heap[0])
+            if exchange is not None:
+                return exchange
+            heapq.heappop(self._heap)  # it left the line
+        return None
+
+    def remove(self, exchange: Exchange) -> bool:
+        if self._by_arrival.pop(exchange.arrival, None) is None:
+            return False
+        self._held.bytes -= len(exchange.request.body)
+        return True
+
+    def clear(self) -> list[Exchange]:
+        """Take all out, in order."""
+        everyone = [self._by_arrival[arrival] for arrival in sorted(self._by_arrival)]
+        for exchange in everyone:
+            self.remove(exchange)
+        return everyone
+
+    def full(self, limit: int, body_bytes: int) -> bool:
+        """Whether one more must be refused; `limit` -1 means the worker's own bounds."""
+        if 0 <= limit <= len(self._by_arrival):
+            return True
+        return len(self._by_arrival) >= MAX_WAITING or self._held.bytes + body_bytes > MAX_HELD_BYTES
