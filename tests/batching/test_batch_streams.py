@@ -22,7 +22,7 @@ def test_streams_end_one_by_one() -> None:
         return [value async for value in count(item)]
 
     async def main() -> None:
-        assert await asyncio.gather(read(1), read(3), read(2)) == ([0], [0, 1, 2], [0, 1])
+        assert list(await asyncio.gather(read(1), read(3), read(2))) == [[0], [0, 1, 2], [0, 1]]
 
     run(main())
 
@@ -65,6 +65,6 @@ def test_a_stream_that_breaks_tells_every_reader() -> None:
         return values
 
     async def main() -> None:
-        assert await asyncio.gather(read(1), read(2)) == ([1], [2])
+        assert list(await asyncio.gather(read(1), read(2))) == [[1], [2]]
 
     run(main())
