@@ -201,8 +201,8 @@ class AgentService:
         try:
             while not outbox.closed:
                 yield self._report(refused=outbox.refused)
-                if outbox.refused:
-                    return
+                # The refused leader ends the stream: a status of ours could overtake the report (grpc.aio drops what
+                # is unread when the status comes).
                 await outbox.wait(_REPORT_EVERY_S)
         finally:
             await tasks.close()
@@ -212,7 +212,7 @@ class AgentService:
             async for push in pushes:
                 assignments = tuple(records.decode(a, Assignment, source="pushed assignment") for a in push.assignments)
                 reading = Reading(push.incarnation, push.mod_revision, push.epoch, assignments, pushed=True)
-                outbox.refused = self._supervisor.apply(reading) is Answer.FENCED
+                outbox.refused |= self._supervisor.apply(reading) is Answer.FENCED
                 outbox.wake()
         finally:
             outbox.closed = True

@@ -224,7 +224,7 @@ class Keeper:
             self._note_applied()
             spec = await self._starter.prepare(self.copy, incarnation)
             handle = await self._launcher.spawn(spec)
-        except ServeException as error:
+        except (ServeException, OSError) as error:
             log.error("cannot start %s: %s", self.replica_id, error, extra={"action": "replica_not_spawned"})
             self._set(life_cycle.not_spawned(self.record, str(error), self._clock.monotonic()))
             return

@@ -12,7 +12,6 @@ from dataclasses import replace
 import pytest
 
 from serve_rt.credentials import ClusterToken, control_channel
-from serve_rt.model.ids import BlobDigest
 from serve_rt.model.replica import Observed, ReplicaState
 from serve_rt.model.routes import RouteTable
 from serve_rt.pb import control_pb2 as pb
@@ -20,7 +19,7 @@ from serve_rt.wire import records
 from serve_rt.wire.services import Stub
 from tests.agents import apps
 from tests.agents.fake_leader import FakeLeader
-from tests.agents.values import REPLICA
+from tests.agents.values import REPLICA, assignment
 from tests.cluster.harness import LocalCluster, Node
 from tests.cluster.processes import ProcessId, eventually
 
@@ -31,6 +30,7 @@ QUIET = ("--no-controller", "--no-proxy")
 def cluster(request: pytest.FixtureRequest) -> Iterator[LocalCluster]:
     made = LocalCluster(external_etcd=True, disable=getattr(request, "param", ""))
     yield made
+    print(made.logs())  # shown by pytest when the test has failed
     made.close()
 
 
@@ -86,11 +86,7 @@ def test_a_replica_that_exits_at_once_says_how(cluster: LocalCluster) -> None:
 
 def test_a_blob_that_nobody_has_is_told(cluster: LocalCluster) -> None:
     _, leader = started(cluster)
-    made = leader.assign()
-    lost = replace(made, spec=replace(made.spec, payload=BlobDigest("f" * 64)))
-    leader.withdraw()
-    eventually(lambda: leader.observed() is None, 10.0, "the first is gone")
-    leader.write(lost)
+    leader.write(replace(assignment(payload="f" * 64), node_id=leader.node_id))
     assert "is on no agent" in leader.await_state(ReplicaState.BACKOFF).message
 
 
