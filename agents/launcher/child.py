@@ -1,177 +1,167 @@
-"""From the fork to the child's first own line: the new process sheds everything that is the launcher's.
+"""A forked child from the fork to the first line of its entry: nothing of the parent may be left on it.
 
-`fork_child` returns in the parent with the child held at a gate: it does nothing until `Gate.open()`, called when its
-handle file is written, and ends by itself if the launcher dies before. So no process ever runs that no file names.
-Called by the front process and by nurseries.
+Called by `forking` in the child; never returns. Order matters: descriptors and the log first, so that whatever fails
+later is written where a person looks; random generators and threads last, when the environment is what it will be.
 """
 
 from __future__ import annotations
 
+import gc
 import importlib
 import logging
 import os
-import random
+import resource
 import signal
 import sys
 import traceback
-from collections.abc import Iterable
-from dataclasses import dataclass
+from pathlib import Path
 from typing import NoReturn
 
+from serve_rt.agents.launcher.prctl import may_be_inspected
+from serve_rt.agents.launcher.processes import stat_of
 from serve_rt.agents.launcher.records import ProcessKind, SpawnSpec
+from serve_rt.agents.launcher.thread_limits import environment_for_threads, limit_loaded_libraries
 from serve_rt.config.protections import Protection, enabled
 
-EXIT_BROKEN = 70
-"""EX_SOFTWARE: the entry raised."""
+FAILED = 70
+"""Exit code of a child whose entry could not be run or raised (EX_SOFTWARE)."""
+SOCKET_FD = 3
+MARKER = "SERVE_RT_PROCESS"
+"""Names the replica in the environment of all it starts: what it leaves behind is recognised by it."""
 _OOM_SCORE = {ProcessKind.REPLICA: 300, ProcessKind.PROXY: 100}
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+_MAX_DESCRIPTORS = 1 << 20
 
 
-@dataclass(slots=True)
-class Gate:
-    """Holds a forked child until it may begin."""
-
-    fd: int
-
-    def open(self) -> None:
-        try:
-            os.write(self.fd, b"!")
-        except BrokenPipeError:
-            pass  # it was killed meanwhile; its end is reaped like any other
-        finally:
-            os.close(self.fd)
-
-
-def fork_child(spec: SpawnSpec, keep_fds: Iterable[int] = ()) -> tuple[int, Gate]:
-    """Fork; the child's pid and its gate. `keep_fds` stay open in the child."""
-    read_end, write_end = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        _run_child(spec, frozenset(keep_fds), read_end, write_end)
-    os.close(read_end)
-    return pid, Gate(write_end)
-
-
-def _run_child(spec: SpawnSpec, keep: frozenset[int], gate: int, far_end: int) -> NoReturn:
-    code = EXIT_BROKEN
+def become(spec: SpawnSpec, socket_fd: int | None) -> NoReturn:
+    """Be the process of `spec`; its exit code is what the entry returns."""
+    code = FAILED
     try:
-        os.close(far_end)  # ours would keep the gate from reporting the launcher's death
-        os.setsid()
-        _default_signals()
-        _open_log(spec.log_path)
-        if os.read(gate, 1) != b"!":
-            os._exit(EXIT_BROKEN)
-        _close_all_but(keep)
-        code = _become(spec)
-    except SystemExit as done:
-        code = done.code if isinstance(done.code, int) else int(done.code is not None)
-    except BaseException:  # the edge of a process: nothing may return into the launcher's loop
+        _reset_signals(for_program=bool(spec.argv))
+        _keep_only(socket_fd)
+        _point_to_log(spec.log_path)
+        _set_limits(spec.kind)
+        if spec.cwd:
+            os.chdir(spec.cwd)
+        environment = environment_of_child(spec, os.environ)
+        if spec.argv:
+            os.execvpe(spec.argv[0], spec.argv, environment)
+        code = _run_entry(spec, environment, socket_fd is not None)
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    except BaseException:  # the edge of the process: the reason goes to its log
         traceback.print_exc()
     finally:
+        _flush()
+        os._exit(code)
+
+
+def marker_of(name: str, incarnation: int, pid: int, start_ticks: int) -> str:
+    return f"{name}.{incarnation}@{pid}-{start_ticks}"
+
+
+def environment_of_child(spec: SpawnSpec, inherited: os._Environ[str] | dict[str, str]) -> dict[str, str]:
+    stat = stat_of(os.getpid())
+    ticks = stat.start_ticks if stat is not None else 0
+    made = {**environment_for_threads(inherited, spec.threads, forked=not spec.argv), **spec.env}
+    for name in spec.unset_env:
+        if name not in spec.env:
+            made.pop(name, None)
+    made[MARKER] = marker_of(spec.name, spec.incarnation, os.getpid(), ticks)
+    return made
+
+
+def _reset_signals(*, for_program: bool) -> None:
+    """As in a fresh interpreter; as in a fresh process for a program that is executed."""
+    signal.set_wakeup_fd(-1)
+    ignored = set() if for_program else {signal.SIGPIPE, signal.SIGXFSZ}
+    for signum in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        handler = signal.SIG_IGN if signum in ignored else signal.SIG_DFL
         try:
-            logging.shutdown()
-            sys.stdout.flush()
-            sys.stderr.flush()
-        finally:
-            os._exit(code)
+            signal.signal(signum, handler)
+        except (OSError, ValueError):
+            continue  # reserved by the C library
+    signal.signal(signal.SIGINT, signal.SIG_DFL if for_program else signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
 
 
-def _become(spec: SpawnSpec) -> int:
-    _set_environment(spec)
-    os.chdir(spec.cwd)
-    _write_quietly("/proc/self/oom_score_adj", str(_OOM_SCORE.get(spec.kind, 0)))
-    _normal_scheduling()
-    if spec.argv:
-        os.execvpe(spec.argv[0], list(spec.argv), dict(os.environ))
-    _set_title(spec.title)
-    sys.path[:0] = [path for path in spec.sys_path if path not in sys.path]
-    importlib.invalidate_caches()
-    _limit_threads(spec.threads)
+def _keep_only(socket_fd: int | None) -> None:
+    first = SOCKET_FD
+    if socket_fd is not None:
+        if socket_fd != SOCKET_FD:
+            os.dup2(socket_fd, SOCKET_FD, inheritable=False)
+        first += 1
+        may_be_inspected()  # a new launcher takes the socket back from here
+    # The parent's Python objects still name these descriptors; they are never collected, because its frames lie
+    # below ours on the stack and this process ends with os._exit.
+    os.closerange(first, max(os.sysconf("SC_OPEN_MAX"), 65536))
+
+
+def _point_to_log(path: str) -> None:
+    null = os.open(os.devnull, os.O_RDWR)
+    log = null
+    if path:
+        try:
+            Path(path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            log = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        except OSError as error:  # serving matters more than the log
+            os.write(2, f"cannot open the log {path}: {error.strerror}\n".encode())
+    os.dup2(null, 0)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    for fd in {null, log} - {0, 1, 2}:
+        os.close(fd)
+
+
+def _set_limits(kind: ProcessKind) -> None:
+    score = _OOM_SCORE.get(kind)
+    if score is not None:
+        try:
+            Path("/proc/self/oom_score_adj").write_text(str(score))
+        except OSError:
+            pass  # a sandbox without it
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MAX_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _run_entry(spec: SpawnSpec, environment: dict[str, str], has_socket: bool) -> int:
+    for name in set(os.environ) - environment.keys():
+        del os.environ[name]
+    os.environ.update(environment)
+    sys.path[:0] = spec.sys_path
+    sys.argv[:] = [spec.title or spec.entry]
+    logging.getLogger().handlers.clear()  # the parent's; the entry configures its own
+    if spec.title:
+        from setproctitle import setproctitle
+
+        setproctitle(spec.title)
     if enabled(Protection.RESEED):
-        reseed()
+        _reseed()
+    limit_loaded_libraries(spec.threads)
+    gc.enable()
     module, _, function = spec.entry.partition(":")
-    result = getattr(importlib.import_module(module), function)(dict(spec.start))
-    return int(result or 0)
+    entry = getattr(importlib.import_module(module), function)
+    start = {**spec.start, "socket_fd": SOCKET_FD} if has_socket else spec.start
+    return int(entry(start) or 0)
 
 
-def reseed() -> None:
-    """Fresh randomness: forks of one parent would otherwise all draw the same numbers (measured)."""
+def _reseed() -> None:
+    """Without it all children of one parent would draw the same numbers."""
+    import random
+
     random.seed(os.urandom(32))
-    numpy, torch = sys.modules.get("numpy"), sys.modules.get("torch")
-    if numpy is not None:
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and hasattr(numpy, "random"):
         numpy.random.seed(int.from_bytes(os.urandom(4), "little"))
-    if torch is not None:
+    torch = sys.modules.get("torch")
+    if torch is not None and hasattr(torch, "manual_seed"):
         torch.manual_seed(int.from_bytes(os.urandom(7), "little"))
 
 
-def _default_signals() -> None:
-    signal.set_wakeup_fd(-1)
-    for signum in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGUSR1):
-        signal.signal(signum, signal.SIG_DFL if signum != signal.SIGPIPE else signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
-
-
-def _open_log(path: str) -> None:
-    null = os.open(os.devnull, os.O_RDWR)
-    os.dup2(null, 0)
-    target = null
-    if path:
-        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-        target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    os.dup2(target, 1)
-    os.dup2(target, 2)
-    sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
-    sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
-    logging.getLogger().handlers.clear()
-
-
-def _close_all_but(keep: frozenset[int]) -> None:
-    """The launcher's sockets are not the child's. Its Python objects stay referenced by frames below us, so none is
-    finalised later and closes a descriptor that means something else by then."""
-    first = 3
-    for fd in sorted(keep):
-        os.closerange(first, fd)
-        first = fd + 1
-    os.closerange(first, _highest_fd() + 1)
-
-
-def _highest_fd() -> int:
-    return max((int(name) for name in os.listdir("/proc/self/fd")), default=3)
-
-
-def _set_environment(spec: SpawnSpec) -> None:
-    for name in spec.unset_env:
-        os.environ.pop(name, None)
-    if not spec.argv:
-        for name in _THREAD_VARIABLES:
-            os.environ[name] = str(spec.threads)
-    os.environ.update(spec.env)
-
-
-def _limit_threads(threads: int) -> None:
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        torch.set_num_threads(max(1, threads))
-
-
-def _normal_scheduling() -> None:
-    """A nursery runs as a batch process; its children serve requests."""
-    try:
-        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
-    except OSError:
-        pass
-
-
-def _set_title(title: str) -> None:
-    if title:
-        import setproctitle
-
-        setproctitle.setproctitle(title)
-
-
-def _write_quietly(path: str, text: str) -> None:
-    try:
-        with open(path, "w") as file:
-            file.write(text)
-    except OSError:
-        pass
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            continue

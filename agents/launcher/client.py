@@ -1,164 +1,164 @@
-"""How an agent commands the launcher: one connection, numbered requests, ends of processes as they come.
+"""The agent's side of the launcher: requests as coroutines, ends of processes as a queue.
 
-`connect` starts a launcher when none answers. *Resources*: `close()` ends the connection and leaves the launcher and
-its children alone; `shutdown()` ends them.
+    async with asyncio.timeout(5):
+        launcher = await LauncherClient.connect(state)
+        handle = await launcher.spawn(spec)
+        exit_ = await launcher.exits.get()
+
+One connection per client; when it is lost, `closed` is set, every open request fails with UnavailableError and the
+client is done for: `agents/launcher_link` connects anew.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import os
-import subprocess
-import sys
+import json
+import logging
+from collections.abc import Iterable
+from typing import Any, TypeVar
 
-from serve_rt.agents.launcher import protocol
-from serve_rt.agents.launcher.protocol import Command, LineBuffer, Reply, Request
+import msgspec
+
+from serve_rt.agents.launcher.lines import MAX_LINE_BYTES, error_from, line
 from serve_rt.agents.launcher.records import Exit, Handle, LauncherStatus, SpawnSpec
+from serve_rt.agents.launcher.starting import start_launcher
 from serve_rt.config.paths import StateDir
-from serve_rt.errors import ServeException, UnavailableError
+from serve_rt.errors import ConfigError, UnavailableError
 
-START_S = 20.0
+log = logging.getLogger(__name__)
+T = TypeVar("T")
 CALL_S = 30.0
-_POLL_S = 0.005
+_CONNECT_TRIES = 3
 
 
 class LauncherClient:
+    """*Resources*: `close()`; the launcher and its children go on. `shutdown()` ends them too."""
+
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.exits: asyncio.Queue[Exit] = asyncio.Queue()  # as many as there are processes, which are limited
+        self.closed = asyncio.Event()
         self._reader, self._writer = reader, writer
         self._numbers = itertools.count(1)
-        self._waiting: dict[int, asyncio.Future[Reply]] = {}
-        self.exits: asyncio.Queue[Exit] = asyncio.Queue()
-        self.closed = asyncio.Event()
+        self._open: dict[int, asyncio.Future[Any]] = {}  # Any: JSON
         self._reading = asyncio.create_task(self._read(), name="launcher client: read")
 
     @staticmethod
     async def connect(state: StateDir, *, start_if_absent: bool = True) -> LauncherClient:
-        """*Errors*: UnavailableError when no launcher answers (and none could be started within START_S)."""
-        path = str(state.launcher_socket)
-        starting: subprocess.Popen[bytes] | None = None
-        give_up = asyncio.get_running_loop().time() + START_S
-        while True:
+        """*Errors*: UnavailableError when no launcher answers and none could be started."""
+        for attempt in range(_CONNECT_TRIES):
             try:
-                reader, writer = await asyncio.open_unix_connection(path, limit=protocol.MAX_LINE_BYTES)
-                return LauncherClient(reader, writer)
+                path = str(state.launcher_socket)
+                return LauncherClient(*await asyncio.open_unix_connection(path, limit=MAX_LINE_BYTES))
             except OSError as error:
-                if not start_if_absent:
-                    raise UnavailableError(f"no launcher answers on {path}") from error
-            if starting is None:
-                starting = _start(state)
-            elif starting.poll() not in (None, 0):
-                raise UnavailableError(
-                    f"the launcher ended with code {starting.returncode}: see {state.logs}/launcher.log"
-                )
-            if asyncio.get_running_loop().time() > give_up:
-                raise UnavailableError(f"the launcher did not listen on {path} within {START_S:g} s")
-            await asyncio.sleep(_POLL_S)
+                last = attempt == _CONNECT_TRIES - 1
+                if last or not start_if_absent:
+                    raise UnavailableError(
+                        f"no launcher answers at {state.launcher_socket} ({error.strerror or error}): "
+                        f"see {state.logs / 'launcher.log'}"
+                    ) from error
+            await start_launcher(state)
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    # --- requests -------------------------------------------------------------------------------------------------
 
     async def spawn(self, spec: SpawnSpec) -> Handle:
-        """Start a process; the same (name, incarnation) again gives the first outcome. *Errors*: ConflictError."""
-        handle = (await self._call(protocol.Spawn(spec))).handle
-        assert handle is not None
-        return handle
+        """The process runs, or has run: asked twice for one (name, incarnation), the first outcome.
+
+        *Errors*: ConflictError for an incarnation that is over; UnavailableError when it could not be forked.
+        """
+        if len(msgspec.json.encode(spec)) > MAX_LINE_BYTES // 2:
+            raise ConfigError(
+                f"the start of {spec.name} is longer than {MAX_LINE_BYTES // 2} bytes: what is in its env?"
+            )
+        return await self._ask("spawn", Handle, spec=msgspec.to_builtins(spec))
 
     async def handles(self) -> tuple[Handle, ...]:
-        """All processes that run or whose end was not yet forgotten."""
-        return (await self._call(protocol.ListHandles())).handles
+        """Everything alive, or exited and not forgotten."""
+        return await self._ask("handles", tuple[Handle, ...])
 
     async def signal(self, name: str, incarnation: int, signum: int) -> bool:
-        """False when it had ended. *Errors*: NotFoundError."""
-        return bool((await self._call(protocol.Signal(name, incarnation, signum))).number)
+        """To the process alone; false when it is not there any more."""
+        return await self._ask("signal", bool, name=name, incarnation=incarnation, signum=int(signum))
 
     async def kill_group(self, name: str, incarnation: int) -> None:
-        """SIGKILL the process and everything in its session. *Errors*: NotFoundError."""
-        await self._call(protocol.KillGroup(name, incarnation))
+        """SIGKILL to the process, its session, its descendants and what it left behind; gone on return.
+
+        *Errors*: UnavailableError naming what does not end.
+        """
+        await self._ask("kill_group", None, name=name, incarnation=incarnation)
 
     async def forget(self, name: str, incarnation: int) -> None:
-        """Remove the handle of an ended process. *Errors*: ConflictError when it runs."""
-        await self._call(protocol.Forget(name, incarnation))
+        """Remove the handle of an exited process. *Errors*: ConflictError while it runs."""
+        await self._ask("forget", None, name=name, incarnation=incarnation)
 
     async def bind_http(self, host: str, port: int, slots: int) -> int:
-        """Have a listening socket for each proxy worker; the port. *Errors*: ConflictError naming the holder."""
-        return (await self._call(protocol.BindHttp(host, port, slots))).number
+        """One listening socket per worker slot; the port. *Errors*: ConflictError naming who holds it."""
+        return await self._ask("bind_http", int, host=host, port=port, slots=slots)
 
-    async def preload(self, modules: tuple[str, ...]) -> None:
-        """Have later replicas find these modules imported."""
-        await self._call(protocol.Preload(tuple(modules)))
+    async def preload(self, modules: Iterable[str]) -> None:
+        """Constructors imported these: have the next replicas forked with them. Returns at once."""
+        wanted = list(modules)
+        for start in range(0, len(wanted), 5000):
+            await self._ask("preload", None, modules=wanted[start : start + 5000])
 
     async def status(self) -> LauncherStatus:
-        status = (await self._call(protocol.Status())).status
-        assert status is not None
-        return status
+        return await self._ask("status", LauncherStatus)
 
     async def shutdown(self) -> None:
-        """End every process and the launcher."""
+        """End the launcher and all that is left of its children; nothing of them runs on return."""
         try:
-            await self._call(protocol.Shutdown())
-        except UnavailableError:
-            pass  # it is gone, which is what we want
-        await self.close()
+            await self._ask("shutdown", None)
+            async with asyncio.timeout(CALL_S):
+                await self.closed.wait()
+        finally:
+            await self.close()
 
     async def close(self) -> None:
         self._reading.cancel()
-        self._writer.close()
         await asyncio.gather(self._reading, return_exceptions=True)
-        self._end()
+        self._lost()
 
-    async def _call(self, command: Command) -> Reply:
+    async def _ask(self, operation: str, kind: Any, **fields: object) -> Any:  # Any: what `kind` says
         if self.closed.is_set():
             raise UnavailableError("the connection to the launcher is lost")
         number = next(self._numbers)
-        answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        self._waiting[number] = answer
+        answer = self._open[number] = asyncio.get_running_loop().create_future()
         try:
-            self._writer.write(protocol.line(Request(number, command)))
+            self._writer.write(line({"id": number, "op": operation, **fields}))
             async with asyncio.timeout(CALL_S):
-                reply = await answer
+                return msgspec.convert(await answer, kind)
         except TimeoutError as error:
-            raise UnavailableError(f"the launcher did not answer within {CALL_S:g} s") from error
+            raise UnavailableError(f"the launcher did not answer {operation!r} within {CALL_S:g} s") from error
         finally:
-            self._waiting.pop(number, None)
-        if reply.error:
-            raise protocol.error_of(reply)
-        return reply
+            self._open.pop(number, None)
+
+    # --- what arrives ---------------------------------------------------------------------------------------------
 
     async def _read(self) -> None:
-        buffer = LineBuffer()
         try:
-            while data := await self._reader.read(1 << 16):
-                for text in buffer.feed(data):
-                    self._take(protocol.reply_decoder.decode(text))
-        except (OSError, ServeException):
-            pass
+            while text := await self._reader.readline():
+                self._take(json.loads(text))
+        except (OSError, ValueError, msgspec.ValidationError) as error:
+            log.error("the launcher's line is broken: %r", error, extra={"action": "launcher_line_broken"})
         finally:
-            self._writer.close()
-            self._end()
+            self._lost()
 
-    def _take(self, reply: Reply) -> None:
-        if reply.exit is not None:
-            self.exits.put_nowait(reply.exit)
-        elif (answer := self._waiting.get(reply.id)) is not None and not answer.done():
-            answer.set_result(reply)
+    def _take(self, message: dict[str, Any]) -> None:
+        if "exit" in message:
+            self.exits.put_nowait(msgspec.convert(message["exit"], Exit))
+            return
+        answer = self._open.get(message["id"])
+        if answer is None or answer.done():
+            return  # asked by somebody who was cancelled
+        if "error" in message:
+            answer.set_exception(error_from(message["error"]))
+        else:
+            answer.set_result(message["result"])
 
-    def _end(self) -> None:
+    def _lost(self) -> None:
         self.closed.set()
-        for answer in self._waiting.values():
+        self._writer.close()
+        for answer in self._open.values():
             if not answer.done():
-                answer.set_exception(UnavailableError("the launcher died under the call"))
-
-
-def _start(state: StateDir) -> subprocess.Popen[bytes]:
-    """A detached launcher: own session, no terminal, its log in the state dir."""
-    state.logs.mkdir(mode=0o700, parents=True, exist_ok=True)
-    log = os.open(state.logs / "launcher.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    try:
-        return subprocess.Popen(
-            [sys.executable, "-m", "serve_rt.agents.launcher.main", "--state-dir", str(state.path)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            cwd="/",
-            start_new_session=True,
-        )
-    finally:
-        os.close(log)
+                answer.set_exception(UnavailableError("the connection to the launcher was lost"))

@@ -1,238 +1,121 @@
-"""The launcher's one loop: commands in, forks out, ends of processes told. Synchronous, single-threaded, selectors.
+"""The launcher: joins its parts, answers whoever connects, reaps. One per state dir, held by a lock.
 
-It owns the handle files, the HTTP sockets and the nurseries. It never uses gRPC (importing it is fine): a process that
-forks must have no threads. Ends arrive as SIGCHLD for children, from a nursery for a nursery's children, and by pidfd
-for processes that a former launcher forked. Whatever a dead child leaves behind in its session is killed before its
-end is told.
+    client ──lines──▶ requests ──▶ children ──▶ nurseries ──packets──▶ fork parents ──fork──▶ processes
+                                      ▲  └─────────── handle files        │
+                                      └──────────── forked, exited ◀──────┘
 
-Started by `main`, commanded through `client`.
+It imports nothing but the standard library, msgspec and setproctitle: it must be listening at once, stay small, and be
+safe to fork. The runtime is imported by its fork parents.
 """
 
 from __future__ import annotations
 
-import contextlib
-import gc
+import fcntl
 import logging
 import os
 import selectors
 import signal
 import socket
 import time
-from collections.abc import Callable
-from dataclasses import replace
 
 import msgspec
 
-from serve_rt.agents.launcher import processes, protocol
-from serve_rt.agents.launcher.child import fork_child
+from serve_rt.agents.launcher.children import Children
+from serve_rt.agents.launcher.connection import Connection
+from serve_rt.agents.launcher.ending import Ending
 from serve_rt.agents.launcher.handle_files import HandleFiles
 from serve_rt.agents.launcher.http_sockets import HttpSockets
-from serve_rt.agents.launcher.nurseries import Link, Nurseries
-from serve_rt.agents.launcher.preload import Preloader
-from serve_rt.agents.launcher.protocol import LineBuffer, Reply, Request
-from serve_rt.agents.launcher.records import Exit, Handle, LauncherState, LauncherStatus, ProcessKind, SpawnSpec
+from serve_rt.agents.launcher.learned import Learned
+from serve_rt.agents.launcher.nurseries import Nurseries
+from serve_rt.agents.launcher.prctl import become_subreaper
+from serve_rt.agents.launcher.reactor import Reactor
+from serve_rt.agents.launcher.records import Exit, LauncherStatus
+from serve_rt.agents.launcher.requests import Reply, Requests
 from serve_rt.config.paths import StateDir
-from serve_rt.config.protections import Protection, enabled
-from serve_rt.errors import ConfigError, ConflictError, NotFoundError, ServeException
 
 log = logging.getLogger(__name__)
-SHUTDOWN_TERM_S = 2.0
+MAX_CLIENTS = 64
+LOCK_S = 5.0
+_LAST_WORDS_S = 0.5
+_FORK_PARENTS_S = 0.05
 
 
-class Connection:
-    """Somebody who commands us."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
-        self.buffer = LineBuffer()
+class AnotherLauncher(Exception):
+    """One answers already: ours is not needed."""
 
 
 class Front:
-    def __init__(self, state: StateDir, listener: socket.socket) -> None:
+    """*Resources*: the whole process is its; `run()` returns when it shall end."""
+
+    def __init__(self, state: StateDir) -> None:
+        """Listening on return. *Errors*: AnotherLauncher."""
         self._state = state
-        self._listener = listener
-        self._selector = selectors.DefaultSelector()
-        self._woken, self._wakes = socket.socketpair()
-        self._connections: set[Connection] = set()
-        self._files = HandleFiles(state.handles)
-        self._handles: dict[tuple[str, int], Handle] = {}
-        self._pidfds: dict[int, Handle] = {}
+        self._lock = _take_lock(state)
+        become_subreaper()
+        self._reactor = reactor = Reactor()
+        self._listener = _listen(state)
+        reactor.watch(self._listener, selectors.EVENT_READ, self._accept)
+        reactor.on_signal(signal.SIGCHLD, self._reap)
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            reactor.on_signal(signum, self._step_down)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+        self._clients: list[Connection] = []
+        files = self._files = HandleFiles(state.handles)
         self._sockets = HttpSockets()
-        self._preloader = Preloader()
-        self._nurseries = Nurseries(state.learned, self._selector, self._reaped, self._shed)
-        self._stopping = False
+        self._learned = Learned(state.learned)
+        self._children = children = Children(reactor, files, self._sockets, self._exited)
+        nurseries = self._nurseries = Nurseries(
+            reactor, self._learned, state.handles, (self._lock,), children.packet, children.parent_lost
+        )
+        children.nurseries = nurseries
+        self._requests = Requests(reactor, children, nurseries, self._sockets, self._status, self._shutdown)
+        self._ending: Ending | None = None
+        self._last_replies: list[Reply] = []
 
     def run(self) -> None:
-        """Until shut down."""
-        self._prepare()
-        self._find_survivors()
-        while not self._stopping:
-            busy = not self._preloader.done
-            for key, _ in self._selector.select(timeout=0.0 if busy else 5.0):
-                self._handle_event(key.fileobj, key.data)
-            self._reap()
-            for link in self._nurseries.pending():
-                self._nurseries.deliver(link)
-            if not self._preloader.done:
-                self._preloader.step()
-                self._preloaded()
+        """Fork parents first: they import while we read what was here before."""
+        self._nurseries.start()
+        self._children.adopt()
+        self._sockets.take_back(self._children.handles())
+        self._reactor.run()
 
-    def _prepare(self) -> None:
-        processes.become_subreaper()
-        for end in (self._woken, self._wakes):
-            end.setblocking(False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        signal.set_wakeup_fd(self._wakes.fileno(), warn_on_full_buffer=False)
-        self._selector.register(self._woken, selectors.EVENT_READ)
-        self._selector.register(self._listener, selectors.EVENT_READ)
+    # --- clients --------------------------------------------------------------------------------------------------
 
-    def _preloaded(self) -> None:
-        if self._preloader.done:
-            gc.collect()
-            gc.freeze()
-            if enabled(Protection.LEARN):
-                self._nurseries.begin()
-
-    # --- events -----------------------------------------------------------------------------------------------------
-
-    def _handle_event(self, source: object, data: object) -> None:
-        if source is self._listener:
-            self._accept()
-        elif source is self._woken:
-            with contextlib.suppress(BlockingIOError):
-                self._woken.recv(4096)
-        elif isinstance(data, Connection):
-            self._read(data)
-        elif isinstance(data, Link):
-            self._nurseries.readable(data)
-        elif isinstance(source, int):
-            self._survivor_ended(source)
-
-    def _accept(self) -> None:
-        sock, _ = self._listener.accept()
-        sock.settimeout(5.0)  # a reader that stops reading must not stop the node
-        connection = Connection(sock)
-        self._connections.add(connection)
-        self._selector.register(sock, selectors.EVENT_READ, connection)
-
-    def _read(self, connection: Connection) -> None:
+    def _accept(self, _events: int) -> None:
         try:
-            data = connection.sock.recv(1 << 16)
-            for text in connection.buffer.feed(data):
-                self._answer(connection, text)
-        except (OSError, ConfigError) as error:
-            log.warning("connection closed: %s", error, extra={"action": "connection_closed"})
-            data = b""
-        if not data:
-            self._close(connection)
-
-    def _close(self, connection: Connection) -> None:
-        if connection in self._connections:
-            self._connections.discard(connection)
-            self._selector.unregister(connection.sock)
-            connection.sock.close()
-
-    def _answer(self, connection: Connection, text: bytes) -> None:
-        request_id = 0
-        try:
-            request = protocol.request_decoder.decode(text)
-            request_id = request.id
-            reply = self._obey(request)
-        except msgspec.MsgspecError as error:
-            reply = Reply(request_id, error="ConfigError", message=f"not a launcher command: {error}")
-        except ServeException as error:
-            reply = Reply(request_id, error=type(error).__name__, message=str(error))
-        except OSError as error:
-            log.exception("command failed", extra={"action": "command_failed"})
-            reply = Reply(request_id, error="ServeException", message=f"the launcher failed: {error}")
-        self._send(connection, reply)
-
-    def _send(self, connection: Connection, reply: Reply) -> None:
-        try:
-            connection.sock.sendall(protocol.line(reply))
+            sock, _address = self._listener.accept()
         except OSError:
-            self._close(connection)
+            return  # it left again, or we are out of descriptors
+        if len(self._clients) >= MAX_CLIENTS:
+            sock.close()
+            return
+        client = Connection(self._reactor, sock, self._requests.line, self._clients.remove)
+        self._clients.append(client)
+        for handle in self._children.handles():
+            if handle.exited is not None:
+                client.send({"exit": msgspec.to_builtins(handle.exited)})
 
-    def _obey(self, request: Request) -> Reply:
-        match request.command:
-            case protocol.Spawn(spec):
-                return Reply(request.id, handle=self._spawn(spec))
-            case protocol.ListHandles():
-                return Reply(request.id, handles=tuple(self._handles.values()))
-            case protocol.Signal(name, incarnation, signum):
-                return Reply(request.id, number=int(self._signal(name, incarnation, signum)))
-            case protocol.KillGroup(name, incarnation):
-                self._kill_group(name, incarnation)
-                return Reply(request.id)
-            case protocol.Forget(name, incarnation):
-                self._forget(name, incarnation)
-                return Reply(request.id)
-            case protocol.BindHttp(host, port, slots):
-                return Reply(request.id, number=self._sockets.bind(host, port, slots, self._handles.values()))
-            case protocol.Preload(modules):
-                if enabled(Protection.LEARN):
-                    self._nurseries.learn(modules)
-                return Reply(request.id)
-            case protocol.Status():
-                return Reply(request.id, status=self._status())
-            case protocol.Shutdown():
-                self._shutdown()
-                return Reply(request.id)
+    def _exited(self, exit_: Exit) -> None:
+        """To every client: a tool that connects for a moment must not take the news from the agent."""
+        for client in list(self._clients):
+            client.send({"exit": msgspec.to_builtins(exit_)})
 
     def _status(self) -> LauncherStatus:
-        state = LauncherState.LEARNING if self._nurseries.learning else LauncherState.WARM
-        return LauncherStatus(os.getpid(), state.value, self._nurseries.preloaded, self._nurseries.learned.bad)
+        return LauncherStatus(
+            pid=os.getpid(),
+            state="learning" if self._nurseries.learning else "warm",
+            running=len(self._children.running()),
+            learned=self._nurseries.learned_count,
+            bad=self._learned.bad,
+            generation=self._nurseries.generation,
+            nursery_pids=self._nurseries.pids,
+        )
 
-    # --- starting ---------------------------------------------------------------------------------------------------
-
-    def _spawn(self, spec: SpawnSpec) -> Handle:
-        """Start a process; asked twice for one incarnation, the first outcome."""
-        known = self._handles.get((spec.name, spec.incarnation))
-        if known is not None:
-            return known
-        highest = max((i for name, i in self._handles if name == spec.name), default=-1)
-        if spec.incarnation <= highest:
-            raise ConflictError(f"{spec.name}.{spec.incarnation} is older than {highest}, which was started already")
-        keep: tuple[int, ...] = ()
-        if spec.http_slot is not None:
-            keep = (self._sockets.fd(spec.http_slot),)
-            spec = replace(spec, start={**spec.start, "socket_fd": keep[0]})
-        handle = Handle(spec.kind, spec.name, spec.incarnation, 0, 0, processes.boot_id(), spec, time.time())
-        self._files.reserve(handle)
-        try:
-            pid, begin = self._fork(spec, keep)
-        except OSError:
-            self._files.remove(spec.name, spec.incarnation)
-            raise
-        handle = replace(handle, pid=pid, start_ticks=processes.start_ticks(pid))
-        self._files.write(handle)
-        self._handles[(spec.name, spec.incarnation)] = handle
-        begin()
-        log.info("started %s", spec.name, extra={"action": "process_started", "pid": pid, "n": spec.incarnation})
-        return handle
-
-    def _fork(self, spec: SpawnSpec, keep: tuple[int, ...]) -> tuple[int, Callable[[], None]]:
-        if spec.kind is ProcessKind.REPLICA and (forked := self._nurseries.fork(spec)) is not None:
-            return forked
-        if not spec.argv:
-            self._preloader.finish()
-            self._preloaded()
-        pid, gate = fork_child(spec, keep)
-        return pid, gate.open
-
-    def _shed(self) -> None:
-        """In a nursery, right after its fork: what is the front's is not ours."""
-        signal.set_wakeup_fd(-1)
-        for connection in self._connections:
-            connection.sock.close()
-        self._listener.close()
-        self._selector.close()
-
-    # --- ending -----------------------------------------------------------------------------------------------------
+    # --- ends -----------------------------------------------------------------------------------------------------
 
     def _reap(self) -> None:
+        self._nurseries.drain()  # what they told before they ended comes first
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -240,109 +123,89 @@ class Front:
                 return
             if pid == 0:
                 return
-            if pid in self._nurseries.pids:
-                self._nurseries.ended(pid)
-            else:
-                self._reaped(pid, status)
+            self._children.reaped(pid, status)
 
-    def _reaped(self, pid: int, status: int) -> None:
-        """A process of ours ended. Orphans that came to us by the subreaper rule end here too, unnamed."""
-        handle = next((h for h in self._handles.values() if h.pid == pid and h.exited is None), None)
-        if handle is None:
-            return
-        code = os.waitstatus_to_exitcode(status)
-        if code >= 0:
-            self._ended(handle, Exit(handle.name, handle.kind, handle.incarnation, returncode=code, at_s=time.time()))
-        else:
-            self._ended(handle, Exit(handle.name, handle.kind, handle.incarnation, signal=-code, at_s=time.time()))
-
-    def _ended(self, handle: Handle, exit_: Exit) -> None:
-        if not processes.kill_session(handle.pid):
-            log.error("%s left processes that do not die", handle.name, extra={"action": "session_stuck"})
-        self._kill_orphans()
-        ended = replace(handle, exited=exit_)
-        self._handles[(handle.name, handle.incarnation)] = ended
-        with contextlib.suppress(OSError):  # a full disk must not hide the end of a process
-            self._files.write(ended)
-        log.info("%s %s", handle.name, exit_.describe(), extra={"action": "process_ended", "pid": handle.pid})
-        for connection in tuple(self._connections):
-            self._send(connection, Reply(0, exit=exit_))
-
-    def _kill_orphans(self) -> None:
-        """What a dead child had put into a session of its own is our child now, by the subreaper rule."""
-        ours = {h.pid for h in self._handles.values() if h.exited is None} | self._nurseries.pids
-        for stat in processes.all_processes():
-            if stat.ppid == os.getpid() and stat.pid not in ours and stat.state not in "ZX":
-                log.warning("killing an orphan", extra={"action": "orphan_killed", "pid": stat.pid})
-                processes.kill(stat.pid, signal.SIGKILL)
-
-    def _get(self, name: str, incarnation: int) -> Handle:
-        handle = self._handles.get((name, incarnation))
-        if handle is None:
-            raise NotFoundError(f"{name}.{incarnation} is not known here")
-        return handle
-
-    def _signal(self, name: str, incarnation: int, signum: int) -> bool:
-        handle = self._get(name, incarnation)
-        return handle.alive() and processes.kill(handle.pid, signum)
-
-    def _kill_group(self, name: str, incarnation: int) -> None:
-        handle = self._get(name, incarnation)
-        if handle.pid and handle.boot_id == processes.boot_id() and (handle.alive() or handle.exited is not None):
-            processes.kill_session(handle.pid)
-        self._reap()
-
-    def _forget(self, name: str, incarnation: int) -> None:
-        handle = self._handles.get((name, incarnation))
-        if handle is not None and handle.exited is None and handle.alive():
-            raise ConflictError(f"{name}.{incarnation} (pid {handle.pid}) still runs")
-        self._handles.pop((name, incarnation), None)
-        self._files.remove(name, incarnation)
-
-    # --- processes of a former launcher -----------------------------------------------------------------------------
-
-    def _find_survivors(self) -> None:
-        for handle in self._files.load():
-            key = (handle.name, handle.incarnation)
-            self._handles[key] = handle
-            if handle.exited is not None:
-                continue
-            try:
-                if not handle.alive():
-                    raise ProcessLookupError
-                pidfd = os.pidfd_open(handle.pid)
-            except ProcessLookupError:
-                self._ended(handle, Exit.unseen(handle.name, handle.kind, handle.incarnation))
-                continue
-            self._pidfds[pidfd] = handle
-            self._selector.register(pidfd, selectors.EVENT_READ)
-            log.info("found %s", handle.name, extra={"action": "survivor_found", "pid": handle.pid})
-
-    def _survivor_ended(self, pidfd: int) -> None:
-        handle = self._pidfds.pop(pidfd)
-        self._selector.unregister(pidfd)
-        os.close(pidfd)
-        self._ended(handle, Exit.unseen(handle.name, handle.kind, handle.incarnation))
-
-    # --- the end ----------------------------------------------------------------------------------------------------
-
-    def _shutdown(self) -> None:
-        """End everything and leave nothing: SIGTERM, a bounded wait, SIGKILL."""
-        self._stopping = True
-        running = [handle for handle in self._handles.values() if handle.alive()]
-        for handle in running:
-            processes.kill(handle.pid, signal.SIGTERM)
-        give_up = time.monotonic() + SHUTDOWN_TERM_S
-        while any(handle.alive() for handle in running) and time.monotonic() < give_up:
-            self._reap()
-            time.sleep(0.005)
-        for handle in running:
-            processes.kill_session(handle.pid)
-        for pid in self._nurseries.pids:
-            processes.kill(pid, signal.SIGKILL)
-        self._reap()
-        for name, incarnation in tuple(self._handles):
-            self._files.remove(name, incarnation)
-        self._handles.clear()  # what is reaped from here on must not write its file again
+    def _step_down(self) -> None:
+        """SIGTERM, SIGINT: the children go on; the agent starts another launcher."""
+        log.info("asked to end: the children go on", extra={"action": "launcher_steps_down"})
         self._state.launcher_socket.unlink(missing_ok=True)
-        log.info("shut down", extra={"action": "launcher_ended"})
+        self._reactor.stop()
+
+    def _shutdown(self, reply: Reply) -> None:
+        self._last_replies.append(reply)
+        if self._ending is None:
+            self._ending = Ending(self._reactor, self._children, self._ended)
+
+    def _ended(self) -> None:
+        """Nothing runs any more: the fork parents, then our own traces, then the answer, then us."""
+        pids = self._nurseries.pids
+        self._nurseries.close()
+        _end_children(pids)
+        self._sockets.close()
+        self._listener.close()
+        self._state.launcher_socket.unlink(missing_ok=True)
+        self._files.clear()
+        for reply in self._last_replies:
+            reply(None)
+        for client in self._clients:
+            client.flush_before_end(_LAST_WORDS_S)
+        self._reactor.stop()
+
+
+def _take_lock(state: StateDir) -> int:
+    """Held until we and all our fork parents are gone (they inherit it): only then may another launcher fork.
+
+    *Errors*: AnotherLauncher when one answers, or does not end in LOCK_S.
+    """
+    fd = os.open(state.path / "launcher.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    until = time.monotonic() + LOCK_S
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return fd
+        except BlockingIOError as error:
+            if time.monotonic() > until or _answers(state):
+                os.close(fd)
+                raise AnotherLauncher(f"another launcher has the state dir {state.path}") from error
+        time.sleep(0.005)  # nothing tells of a lock that is given back
+
+
+def _answers(state: StateDir) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(str(state.launcher_socket))
+        except OSError:
+            return False
+    return True
+
+
+def _listen(state: StateDir) -> socket.socket:
+    state.launcher_socket.unlink(missing_ok=True)  # a dead one's: we have the lock
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177)
+    try:
+        listener.bind(str(state.launcher_socket))
+    finally:
+        os.umask(before)
+    listener.listen(MAX_CLIENTS)
+    listener.setblocking(False)
+    return listener
+
+
+def _end_children(pids: tuple[int, ...]) -> None:
+    """Fork parents end when their link closes; one in the middle of an import is killed."""
+    until = time.monotonic() + _FORK_PARENTS_S
+    killed = False
+    while any(os.path.exists(f"/proc/{pid}") for pid in pids):
+        try:
+            os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if time.monotonic() > until and not killed:
+            killed = True
+            for pid in pids:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+        time.sleep(0.002)

@@ -1,70 +1,51 @@
-"""`python -m serve_rt.agents.launcher.main --state-dir DIR`: the process that outlives its agent.
+"""`python -m serve_rt.agents.launcher.main --state-dir DIR`: started by `client`, detached from everything.
 
-Started detached by `client`. Listens first, so that the agent's first command does not wait for imports.
+`--ready-fd N`: one byte is written there when the socket answers; its closing without one means that it never will.
 """
 
 from __future__ import annotations
 
+import gc
+import logging
 import os
-import resource
-import socket
 import sys
 from pathlib import Path
 
-from serve_rt.config.paths import StateDir
-from serve_rt.observe.log import configure
-
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-
 
 def main(arguments: list[str]) -> int:
-    if len(arguments) != 2 or arguments[0] != "--state-dir":
-        print("usage: python -m serve_rt.agents.launcher.main --state-dir DIR", file=sys.stderr)
-        return 2
-    state = StateDir(Path(arguments[1]))
-    configure("launcher")
-    listener = _listen(state.launcher_socket)
-    if listener is None:
-        return 0  # another launcher was first: the agent will speak to that one
-    _raise_descriptor_limit()
-    for name in THREAD_VARIABLES:
-        os.environ[name] = "1"  # before any library reads it: a process that forks must have one thread
+    from serve_rt.agents.launcher.front import AnotherLauncher, Front
+    from serve_rt.config.paths import StateDir
+    from serve_rt.observe import log as process_log
 
-    from serve_rt.agents.launcher.front import Front
+    state, ready_fd = (
+        StateDir(Path(_option(arguments, "--state-dir")).absolute()),
+        int(_option(arguments, "--ready-fd", "-1")),
+    )
+    process_log.configure("launcher")
+    log = logging.getLogger(__name__)
+    try:
+        state.create()
+        front = Front(state)
+    except AnotherLauncher as error:
+        log.info("%s", error, extra={"action": "launcher_not_needed"})
+        return 0
+    os.chdir("/")  # the directory we were started in may be removed
+    if ready_fd >= 0:
+        os.write(ready_fd, b"1")
+        os.close(ready_fd)
+    from setproctitle import setproctitle
 
-    Front(state, listener).run()
+    setproctitle(f"serve-rt launcher {state.path}")
+    gc.freeze()
+    log.info("listening", extra={"action": "launcher_listening", "pid": os.getpid()})
+    front.run()
     return 0
 
 
-def _listen(path: Path) -> socket.socket | None:
-    """The command socket; None when a living launcher has it. A dead one's socket file is replaced."""
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    staged = path.with_name(f".{path.name}.{os.getpid()}")
-    staged.unlink(missing_ok=True)
-    listener.bind(str(staged))
-    os.chmod(staged, 0o600)
-    listener.listen(16)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(str(path))
-        except OSError:
-            os.replace(staged, path)
-            return listener
-    staged.unlink()
-    return None
-
-
-def _raise_descriptor_limit() -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+def _option(arguments: list[str], name: str, default: str = "") -> str:
+    """The launcher has two options and starts often enough: no parser is imported."""
+    return arguments[arguments.index(name) + 1] if name in arguments else default
 
 
 if __name__ == "__main__":
-    try:
-        import setproctitle
-
-        setproctitle.setproctitle("serve-rt launcher")
-    except ImportError:
-        pass
     sys.exit(main(sys.argv[1:]))

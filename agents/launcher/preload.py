@@ -1,6 +1,7 @@
-"""What the launcher imports before it forks, so that no child has to.
+"""What fork parents import before they fork, and how they see that an import spoilt them for forking.
 
-Done in small steps between requests: the first command (usually "start etcd") must not wait for all of it.
+The runtime's own modules come in the order in which a starting node needs them. A learned list comes from replicas:
+what their constructors imported from installed packages, in import order.
 """
 
 from __future__ import annotations
@@ -8,45 +9,56 @@ from __future__ import annotations
 import importlib
 import logging
 
+from serve_rt.agents.launcher.processes import open_devices, thread_count
+from serve_rt.agents.launcher.records import ProcessKind
+
 log = logging.getLogger(__name__)
 
-MODULES = (
-    "asyncio",
+_COMMON = (
+    "msgspec",
     "uvloop",
-    "google.protobuf.message_factory",
-    "grpc",
     "grpc.aio",
+    "serve_rt.pb.control_pb2",
+    "serve_rt.wire.services",
+    "serve_rt.credentials",
+    "serve_rt.observe.log",
     "setproctitle",
-    "serve_rt.controller.main",
-    "httptools",
-    "uvicorn",
-    "uvicorn.lifespan.off",
-    "uvicorn.protocols.http.httptools_impl",
-    "serve_rt.proxy.main",
-    "cloudpickle",
-    "starlette.requests",
-    "starlette.responses",
-    "serve_rt.replica.main",
 )
+_PROXY = ("httptools", "uvicorn", "uvicorn.protocols.http.httptools_impl", "serve_rt.proxy.main")
+_CONTROLLER = ("serve_rt.controller.main",)
+_REPLICA = ("cloudpickle", "starlette.requests", "starlette.responses", "serve_rt.replica.main")
+
+RUNTIME = _COMMON + _PROXY + _CONTROLLER + _REPLICA
+NEEDED_BY = {
+    ProcessKind.PROXY: len(_COMMON) + len(_PROXY),
+    ProcessKind.CONTROLLER: len(_COMMON) + len(_PROXY) + len(_CONTROLLER),
+    ProcessKind.REPLICA: len(RUNTIME),
+}
+"""How many of RUNTIME must be there before such a child is forked: what is missing it would import alone, each anew."""
 
 
-class Preloader:
-    """*Errors*: none; a module that does not import is logged, its user will meet the same error with its own log."""
+def import_one(name: str) -> str:
+    """Import a module; "" or why it could not be."""
+    try:
+        importlib.import_module(name)
+    except (KeyboardInterrupt, SystemExit) as error:
+        return f"its import raised {type(error).__name__}"
+    except BaseException as error:  # somebody's module, run in our process: it may raise anything
+        return f"{type(error).__name__}: {error}"
+    return ""
 
-    def __init__(self, modules: tuple[str, ...] = MODULES) -> None:
-        self._left = list(modules)
 
-    @property
-    def done(self) -> bool:
-        return not self._left
+def spoilt() -> str:
+    """Why this process must not be forked from, or "". Looked at between imports."""
+    import sys
 
-    def step(self) -> None:
-        name = self._left.pop(0)
-        try:
-            importlib.import_module(name)
-        except Exception as error:  # whatever a module's top level does must not end the node's parent process
-            log.warning("cannot preload %s: %s", name, error, extra={"action": "preload_failed"})
-
-    def finish(self) -> None:
-        while self._left:
-            self.step()
+    threads = thread_count()
+    if threads > 1:
+        return f"it left {threads - 1} thread{'s' if threads > 2 else ''} running"
+    devices = open_devices()
+    if devices:
+        return f"it opened {devices[0]}"
+    torch = sys.modules.get("torch")
+    if torch is not None and getattr(torch, "cuda", None) is not None and torch.cuda.is_initialized():
+        return "it initialised CUDA"
+    return ""
