@@ -38,6 +38,7 @@ from serve_rt.model.starts import EtcdAddress
 
 log = logging.getLogger(__name__)
 _PROXY_ANSWERS_S = 10.0
+_REGISTERED_SOON_S = 2.0
 
 
 class Agent:
@@ -141,15 +142,21 @@ class Agent:
 
     async def _register(self, parts: Parts) -> None:
         """With something running here etcd may come later; without, its absence is a mistake to be told at once."""
-        try:
+        if any(handle.exited is None for handle in self._found):
+            await self._register_soon(parts)
+        else:
             if not parts.node.hosts_etcd:
                 await first_contact(parts.store, parts.node.etcd)
             await parts.registration.register()
-        except EtcdUnavailableError as error:
-            if not any(handle.exited is None for handle in self._found):
-                raise
-            log.warning("going on without etcd: %s", error, extra={"action": "etcd_away"})
         self._registering = self._tasks.start_eternal(parts.registration.keep(), name="registration")
+
+    async def _register_soon(self, parts: Parts) -> None:
+        """Now, or in the background: what runs here is served either way. *Errors*: ConflictError."""
+        try:
+            async with asyncio.timeout(_REGISTERED_SOON_S):
+                await parts.registration.register()
+        except (EtcdUnavailableError, TimeoutError) as error:
+            log.warning("going on without etcd: %s", error or "no answer", extra={"action": "etcd_away"})
 
     async def _start_controller(self, node: ThisNode) -> None:
         if self._settings.controller:

@@ -116,6 +116,8 @@ class Keeper:
 
     def step(self) -> float | None:
         """Do what is to be done now; when to step again without an event."""
+        if not self.withdrawn and life_cycle.is_wanted_again(self.copy.assignment, self.record):
+            self._set(life_cycle.renewed(self.record))
         for action in life_cycle.decide(self.assignment, self.record, self._clock.monotonic()):
             self._do(action)
         self._reconfigure_if_due()

@@ -234,6 +234,17 @@ def swept(record: Record, now: float) -> Record:
     return _enter(record, ReplicaState.STOPPED, now, "gone") if record.state is ReplicaState.DRAINING else record
 
 
+def is_wanted_again(assignment: Assignment, record: Record) -> bool:
+    """It was drained because the node began to leave, and the node stayed after all (its agent died over it)."""
+    return assignment.goal is Goal.RUN and record.state is ReplicaState.STOPPED and record.gone
+
+
+def renewed(record: Record) -> Record:
+    """A life after STOPPED, under the same id; incarnations go on counting."""
+    history = _remember(record.history, "wanted again")
+    return Record(record.replica_id, incarnation=record.incarnation, restarts=record.restarts, history=history)
+
+
 def settled(record: Record, now: float) -> Record:
     return replace(_enter(record, ReplicaState.STOPPED, now, "stopped"), drain_until=None)
 

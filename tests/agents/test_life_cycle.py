@@ -126,6 +126,14 @@ def test_a_late_ready_of_a_draining_replica_changes_nothing() -> None:
     assert life.ready(record, 1.0) is record
 
 
+def test_what_the_node_drained_in_vain_is_started_again() -> None:
+    record = life.draining(running(0.0, ReplicaState.READY), 20.0, 1.0)
+    record = life.swept(life.died(record, "exit code 0", 20, 6.0), 6.0)
+    assert life.is_wanted_again(assignment(), record)
+    assert not life.is_wanted_again(assignment(goal=Goal.DRAIN), record)
+    assert decide(assignment(), life.renewed(record), 7.0) == (Start(2),)
+
+
 def test_an_illegal_move_tells_the_history() -> None:
     failed = replace(NEW, state=ReplicaState.FAILED, history=("READY (ready)", "FAILED (given up)"))
     with pytest.raises(InvalidTransition, match="given up"):
