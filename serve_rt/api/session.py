@@ -185,11 +185,12 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def show_logs() -> None:
-    """Let the driver's own sentences (`serve_rt.*`) be seen when the program has set up no logging of its own."""
+    """When the program has set up no logging: show what serve_rt.api tells, and warnings of the rest."""
     logger = logging.getLogger("serve_rt")
     if logging.getLogger().handlers or logger.handlers:
         return
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s serve -- %(message)s", "%Y-%m-%d %H:%M:%S"))
     logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+    logger.setLevel(logging.WARNING)
+    logging.getLogger("serve_rt.api").setLevel(logging.INFO)

@@ -49,7 +49,17 @@ def status_yaml(status: ServeStatus, name: str | None = None) -> str:
 
 
 def _dump(yaml: Any, shown: object) -> str:
-    text: str = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True, width=110)
+    """Tracebacks as blocks, so that people can read them; the same YAML for programs."""
+
+    class Dumper(yaml.SafeDumper):  # type: ignore[misc]  # yaml is handed over as Any: it is loaded here alone
+        pass
+
+    def text_node(dumper: Any, text: str) -> Any:
+        style = "|" if "\n" in text else None
+        return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+    Dumper.add_representer(str, text_node)
+    text: str = yaml.dump(shown, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=110)
     return text
 
 
@@ -79,6 +89,8 @@ def print_nodes(address: str | None, state_dir: Path | None) -> None:
     from rich.console import Console
 
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=220)  # for a file or a pipe: nothing is cut
     for table in (nodes_table(overview), replicas_table(overview)):
         console.print(table)
     for deployment, reason in overview.pending.items():

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from serve_rt.cli.main import main
@@ -164,6 +165,13 @@ def test_status_reads_like_rays() -> None:
     assert status_yaml(status, "default").startswith("status: RUNNING\n")
     with pytest.raises(ServeException, match="no application 'x'"):
         status_yaml(status, "x")
+
+
+def test_a_traceback_in_the_status_can_be_read() -> None:
+    message = "Traceback (most recent call last):\n  File x, line 1\nValueError: no"
+    text = status_yaml(ServeStatus({}, {"a": ApplicationStatusOverview(ApplicationStatus.DEPLOY_FAILED, message)}))
+    assert "    message: |-\n      Traceback (most recent call last):\n        File x, line 1\n" in text
+    assert yaml.safe_load(text)["applications"]["a"]["message"] == message
 
 
 def test_nodes_show_who_holds_what() -> None:
