@@ -1,7 +1,8 @@
 """The one thread and event loop of a driver: everything of gRPC lives there, calls from any thread or loop go there.
 
-A daemon thread, so that a script that ends does not wait for it. A forked child finds no thread of its parent's and
-gets a fresh one at first use.
+A daemon thread, so that a script that ends does not wait for it. A child forked before the first use gets a loop of its
+own. One forked after it is refused with a sentence: grpc does not survive a fork (tried: its poller thread is gone, its
+fork handlers are skipped while it polls, and every call hangs).
 """
 
 from __future__ import annotations
@@ -13,10 +14,13 @@ import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from serve_rt.errors import ServeException
+
 T = TypeVar("T")
 
 _lock = threading.Lock()
 _current: DriverLoop | None = None
+_forked_too_late = False
 
 
 class DriverLoop:
@@ -46,8 +50,16 @@ class DriverLoop:
 
 
 def driver_loop() -> DriverLoop:
-    """This process's loop, started at the first call."""
+    """This process's loop, started at the first call.
+
+    *Errors*: ServeException in a process that was forked from one that had a loop.
+    """
     global _current
+    if _forked_too_late:
+        raise ServeException(
+            "this process was forked from one that was using serve already, and gRPC does not survive a fork: start "
+            'processes with multiprocessing.get_context("spawn"), or fork before the first use of serve'
+        )
     with _lock:
         if _current is None:
             _current = DriverLoop()
@@ -64,7 +76,8 @@ def _new_loop() -> asyncio.AbstractEventLoop:
 
 
 def _after_fork_in_child() -> None:
-    global _lock, _current
+    global _lock, _current, _forked_too_late
+    _forked_too_late = _forked_too_late or _current is not None
     _lock = threading.Lock()  # the parent may have held it
     _current = None
 
