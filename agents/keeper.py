@@ -24,6 +24,7 @@ from serve_rt.agents.probe import Probe
 from serve_rt.agents.replica_link import ReplicaLink
 from serve_rt.agents.starting import Starter
 from serve_rt.aio import Clock, TaskOwner
+from serve_rt.config.protections import Protection, enabled
 from serve_rt.errors import ServeException
 from serve_rt.model.ids import ReplicaId
 from serve_rt.model.replica import Assignment, Goal, Observed, ReplicaState
@@ -64,6 +65,7 @@ class Keeper:
         self._probe: asyncio.Task[None] | None = None
         self._dead = asyncio.Event()
         self._reconfiguring = False
+        self._died_at_revision = 0
         self._since_wall = time.time()
 
     @property
@@ -118,10 +120,17 @@ class Keeper:
         """Do what is to be done now; when to step again without an event."""
         if not self.withdrawn and life_cycle.is_wanted_again(self.copy.assignment, self.record):
             self._set(life_cycle.renewed(self.record))
+        if self._must_ask():
+            return None
         for action in life_cycle.decide(self.assignment, self.record, self._clock.monotonic()):
             self._do(action)
         self._reconfigure_if_due()
         return None if self.forgotten else life_cycle.next_due(self.assignment, self.record)
+
+    def _must_ask(self) -> bool:
+        """Negative control only: without local restarts a crashed replica waits for a word of the store."""
+        crashed = self.record.state is ReplicaState.BACKOFF and self.record.incarnation > 0
+        return crashed and not enabled(Protection.LOCAL_RESTART) and self.copy.revision <= self._died_at_revision
 
     # --- what happened --------------------------------------------------------------------------------------------
 
@@ -165,6 +174,7 @@ class Keeper:
         options = self.copy.assignment.spec.options
         level = logging.INFO if self.record.state is ReplicaState.DRAINING else logging.WARNING
         log.log(level, "%s ended: %s", self.replica_id, how, extra={"action": "replica_ended"})
+        self._died_at_revision = self.copy.revision
         self._set(life_cycle.died(self.record, how, options.max_constructor_retry_count, self._clock.monotonic()))
         self._tasks.start(self._sweep(exit_.incarnation), name="sweep")
 

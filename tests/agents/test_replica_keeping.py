@@ -157,6 +157,20 @@ def test_without_etcd_a_crashed_replica_restarts_and_a_restarted_agent_adopts(cl
     assert leader.await_state(ReplicaState.READY, incarnation=2, timeout_s=15.0).address == first.address
 
 
+@pytest.mark.parametrize("cluster", ["local-restart"], indirect=True)
+def test_without_local_restarts_a_crashed_replica_waits_for_the_store(cluster: LocalCluster) -> None:
+    node, leader = started(cluster)
+    leader.assign()
+    first = leader.await_state(ReplicaState.READY)
+    assert cluster.etcd is not None
+    cluster.etcd.stop()
+    os.kill(first.pid, signal.SIGKILL)
+    with pytest.raises(AssertionError):
+        eventually(lambda: node.replicas("app") and node.replicas("app")[0].incarnation == 2, 1.5, "a local restart")
+    cluster.etcd.start()
+    leader.await_state(ReplicaState.READY, incarnation=2)
+
+
 def asks(node: Node) -> int:
     """The pid of the agent that answers at the address of the state dir; 0 when none does."""
 
