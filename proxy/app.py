@@ -1,0 +1,103 @@
+"""The ASGI application of a proxy: its own few pages, then the route, then forward.
+
+Called by uvicorn for every request; next stop: serve_rt.proxy.forward or serve_rt.proxy.websocket.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+from serve_rt.model.routes import RouteTable
+from serve_rt.proxy.answers import Answer, not_found
+from serve_rt.proxy.forward import Forward, respond
+from serve_rt.proxy.limits import Limits
+from serve_rt.proxy.routes import Routes
+from serve_rt.proxy.websocket import WebSocketForward
+from serve_rt.routing import Routers
+
+Scope = dict[str, Any]  # Any: ASGI says so
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+class RouteAge(Protocol):
+    @property
+    def age_s(self) -> float | None:
+        """How long nobody has confirmed the routes; None when they were never confirmed."""
+        ...
+
+
+class ProxyApp:
+    def __init__(
+        self, routers: Routers, age: RouteAge, limits: Limits, *, root_path: str = "", timeout_s: float | None = None
+    ) -> None:
+        self.routes = Routes(None)
+        self.draining = False
+        self.client_left = 0
+        self._routers, self._age, self._root_path = routers, age, root_path
+        self._forward = Forward(routers, limits, timeout_s)
+        self._websocket = WebSocketForward(routers, limits)
+
+    def update(self, table: RouteTable) -> None:
+        """The feed's table: routers first, so that replicas are being dialed when a request looks for one."""
+        self._routers.update(table)
+        routes = Routes(table, self._root_path)
+        for target in routes.targets:
+            self._routers.router(target.key)
+        self.routes = routes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path: str = scope["path"]
+        if path.startswith("/-/") and scope["type"] == "http":
+            await respond(send, scope, self._own_page(path, scope), b"", self._own_headers(path))
+            return
+        target = self.routes.match(path)
+        if scope["type"] == "websocket":
+            await self._websocket(target, scope, receive, send)
+        elif target is None:
+            await respond(send, scope, not_found(path), b"")
+        else:
+            await self._forward(target, scope, receive, send)
+
+    # --- own pages ------------------------------------------------------------------------------------------------
+
+    def _own_page(self, path: str, scope: Scope) -> Answer:
+        if path == "/-/healthz":
+            return self._health()
+        if path == "/-/routes":
+            if self._routers.table is None:
+                return _NO_TABLE
+            return Answer(200, json.dumps(self.routes.by_prefix()), content_type="application/json")
+        if path == "/-/counters" and _from_loopback(scope):
+            return Answer(200, json.dumps(self.counters()), content_type="application/json")
+        return not_found(path)
+
+    def counters(self) -> dict[str, int]:
+        return {**self._routers.counters(), "forwarded": self._forward.requests, "client_left": self._forward.left}
+
+    def _health(self) -> Answer:
+        if self.draining:
+            return Answer(503, "This node is being drained.")
+        if self._routers.table is None:
+            return _NO_TABLE
+        return Answer(200, "success")
+
+    def _own_headers(self, path: str) -> list[tuple[bytes, bytes]]:
+        age_s = self._age.age_s
+        if path != "/-/healthz" or not age_s:
+            return []
+        return [(b"x-routes-age", f"{age_s:.1f}".encode())]
+
+
+_NO_TABLE = Answer(503, "Route table is not populated yet.", 1.0)
+
+
+def _from_loopback(scope: Scope) -> bool:
+    client = scope.get("client")
+    try:
+        return client is not None and ipaddress.ip_address(client[0]).is_loopback
+    except ValueError:
+        return False

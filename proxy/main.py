@@ -1,0 +1,99 @@
+"""A proxy worker from its first line to its last. Forked by the node's launcher, which calls `run`.
+
+SIGTERM makes it a lame duck (a second one, or SIGINT, closes idle connections at once); its successor accepts on the
+same socket meanwhile. Nothing here or below talks to etcd or the controller.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import uvloop
+
+from serve_rt.credentials import ClusterToken
+from serve_rt.errors import ServeException
+from serve_rt.model.starts import ProxyStart
+from serve_rt.observe import log as process_log
+from serve_rt.proxy.app import ProxyApp
+from serve_rt.proxy.http_server import HttpServer
+from serve_rt.proxy.limits import Limits
+from serve_rt.routing import FeedClient, Routers
+
+log = logging.getLogger(__name__)
+CLOSE_S = 2.0
+
+
+def run(start: Mapping[str, Any]) -> int:  # Any: JSON of a ProxyStart
+    """Be the proxy that `start` describes; returns the exit code when it has drained."""
+    told = msgspec.convert(start, ProxyStart)
+    process_log.configure(f"proxy {told.worker}")
+    loop = uvloop.new_event_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        return loop.run_until_complete(_live(told))
+    except ServeException as error:
+        log.error("%s", error, extra={"action": "proxy_failed"})
+        return 1
+
+
+async def _live(start: ProxyStart) -> int:
+    loop = asyncio.get_running_loop()
+    token = ClusterToken.read(Path(start.token_path))
+    name = f"proxy/{start.worker}@{start.node_id}"
+    limits = Limits()
+    routers = Routers(start.cluster, token, name)
+    feed = FeedClient((start.agent_address,), token, name, lambda table: app.update(table), Path(start.routes_path))
+    app = ProxyApp(routers, feed, limits, root_path=start.root_path, timeout_s=start.request_timeout_s)
+    server = HttpServer(app, limits, start.keep_alive_timeout_s)
+    ending = _Ending(server)
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, ending.told, signum)
+    feed.start()
+    await server.start(socket.socket(fileno=os.dup(start.socket_fd)))
+    log.info("accepting on %s:%d", start.host, start.port, extra={"action": "proxy_started", "pid": os.getpid()})
+    _quiet_collector()
+    await ending.begun.wait()
+    log.info("draining", extra={"action": "proxy_draining", "connections": server.connections})
+    app.draining = True
+    answered = await server.drain()
+    await _close(feed, routers)
+    log.info("ended", extra={"action": "proxy_ended", "all_answered": answered})
+    return 0
+
+
+class _Ending:
+    """The first SIGTERM begins the drain; whatever follows hurries it. SIGINT hurries from the start."""
+
+    def __init__(self, server: HttpServer) -> None:
+        self.begun = asyncio.Event()
+        self._server = server
+
+    def told(self, signum: signal.Signals) -> None:
+        if self.begun.is_set() or signum == signal.SIGINT:
+            self._server.hurry()
+        self.begun.set()
+
+
+async def _close(feed: FeedClient, routers: Routers) -> None:
+    try:
+        async with asyncio.timeout(CLOSE_S):
+            await feed.close()
+            await routers.close()
+    except TimeoutError:
+        log.warning("closing took longer than %g s", CLOSE_S, extra={"action": "close_late"})
+
+
+def _quiet_collector() -> None:
+    """What exists now stays; requests leave few cycles, so the collector need not look so often."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)

@@ -1,0 +1,142 @@
+"""A WebSocket through the stream: one ASGI message, one part, both ways.
+
+A client that leaves is told to the application as a close, as ASGI says, not as a cancel; an application that does not
+end by itself after that is cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from serve_rt.errors import ConfigError, ServeException
+from serve_rt.pb import stream_pb2 as pb
+from serve_rt.proxy.answers import Answer, answer_for, not_found
+from serve_rt.proxy.forward import http_head, new_request_id
+from serve_rt.proxy.headers import read_headers, response_headers
+from serve_rt.proxy.limits import Limits
+from serve_rt.proxy.routes import Target
+from serve_rt.routing import Exchange, Outgoing, Routers
+
+log = logging.getLogger(__name__)
+
+Scope = dict[str, Any]  # Any: ASGI says so
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+LAST_WORDS_S = 10.0
+"""How long an application may go on after its client has left."""
+_GOING_AWAY, _INTERNAL_ERROR = 1001, 1011
+
+
+class WebSocketForward:
+    def __init__(self, routers: Routers, limits: Limits) -> None:
+        self._routers, self._limits = routers, limits
+
+    async def __call__(self, target: Target | None, scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()  # websocket.connect
+        if target is None:
+            await _deny(send, not_found(scope["path"]))
+            return
+        request_id = ""
+        try:
+            headers = read_headers(scope["headers"])
+            request_id = headers.request_id or new_request_id()
+            request = Outgoing(
+                http=http_head(scope, target, headers, request_id),
+                call=None,
+                body=b"",
+                end=False,
+                request_id=request_id,
+                queue_timeout_s=target.app.queue_timeout_s,
+                app=target.app.name,
+                route=target.prefix,
+                multiplexed_model_id=headers.multiplexed_model_id,
+                session_id=headers.session_id,
+            )
+            exchange = await self._routers.router(target.key).send(request)
+        except ConfigError as error:
+            await _deny(send, Answer(400, str(error)))
+            return
+        except ServeException as error:
+            await _deny(send, answer_for(error, request_id, None))
+            return
+        await self._relay(exchange, receive, send, request_id)
+
+    async def _relay(self, exchange: Exchange, receive: Receive, send: Send, request_id: str) -> None:
+        upward = asyncio.create_task(self._upward(exchange, receive), name="websocket up")
+        try:
+            await _downward(exchange, send, request_id)
+        except asyncio.CancelledError:
+            pass  # the proxy ends
+        except ServeException as error:
+            log.warning("websocket failed: %s", error, extra={"action": "request_failed", "request_id": request_id})
+            await _close_after(error, exchange, send, request_id)
+        finally:
+            exchange.cancel("the WebSocket is over")
+            upward.cancel()
+            await asyncio.gather(upward, return_exceptions=True)
+
+    async def _upward(self, exchange: Exchange, receive: Receive) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "websocket.disconnect":
+                code, reason = message.get("code") or 1005, message.get("reason") or ""
+                exchange.send(b"", end=True, kind=pb.DATA_KIND_WS_CLOSE, code=code, reason=reason)
+                await asyncio.sleep(LAST_WORDS_S)
+                exchange.cancel("the client left")
+                return
+            text = message.get("text")
+            if text is not None:
+                exchange.send(text.encode(), kind=pb.DATA_KIND_WS_TEXT)
+            else:
+                exchange.send(message["bytes"], kind=pb.DATA_KIND_WS_BINARY)
+            await exchange.send_ready()
+
+
+async def _downward(exchange: Exchange, send: Send, request_id: str) -> None:
+    head = await exchange.read()
+    if not isinstance(head, pb.Head):
+        raise ServeException("the replica answered a WebSocket without a head")
+    headers = response_headers(head.headers, request_id.encode("latin-1", "replace"))
+    if head.status != 101:
+        await _relay_denial(exchange, head, headers, send)
+        return
+    await send({"type": "websocket.accept", "subprotocol": head.subprotocol or None, "headers": headers})
+    while (part := await exchange.read()) is not None:
+        assert isinstance(part, pb.Data)
+        if part.kind == pb.DATA_KIND_WS_TEXT:
+            await send({"type": "websocket.send", "text": part.payload.decode()})
+        elif part.kind == pb.DATA_KIND_WS_BINARY:
+            await send({"type": "websocket.send", "bytes": part.payload})
+        elif part.kind == pb.DATA_KIND_WS_CLOSE:
+            await send({"type": "websocket.close", "code": part.code or 1000, "reason": part.reason})
+            return
+
+
+async def _relay_denial(exchange: Exchange, head: pb.Head, headers: list[tuple[bytes, bytes]], send: Send) -> None:
+    await send({"type": "websocket.http.response.start", "status": head.status, "headers": headers})
+    ended, body = head.end, head.body
+    while not ended:
+        part = await exchange.read()
+        if not isinstance(part, pb.Data):
+            break
+        body, ended = body + part.payload, part.end
+    await send({"type": "websocket.http.response.body", "body": body})
+
+
+async def _deny(send: Send, answer: Answer) -> None:
+    await send({"type": "websocket.http.response.start", "status": answer.status, "headers": answer.headers(b"")})
+    await send({"type": "websocket.http.response.body", "body": answer.body.encode()})
+
+
+async def _close_after(error: ServeException, exchange: Exchange, send: Send, request_id: str) -> None:
+    try:
+        if exchange.answer_began:
+            await send({"type": "websocket.close", "code": _INTERNAL_ERROR, "reason": ""})
+        else:
+            await _deny(send, answer_for(error, request_id, None))
+    except Exception as late:  # uvicorn raises whatever it likes when the client has left meanwhile
+        log.debug("websocket was gone: %s", late)
