@@ -7,6 +7,7 @@ imported. However this ends (Ctrl-C, SIGTERM, an error), what was started is sto
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import signal
 import sys
@@ -127,6 +128,7 @@ def _run(options: RunOptions, arguments: dict[str, str], own: OwnCluster | None)
     from serve_rt.api.run import RunTarget, _run_many, url_of, wait_for_ever
 
     sessions.show_logs()
+    logging.getLogger("serve_rt.api.run").setLevel(logging.ERROR)  # this command says those things itself
     if own is not None:
         session = sessions.adopt_own(own, options.state())
     else:
