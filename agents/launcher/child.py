@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import io
 import logging
 import os
 import resource
@@ -130,7 +131,11 @@ def _run_entry(spec: SpawnSpec, environment: dict[str, str], has_socket: bool) -
         del os.environ[name]
     os.environ.update(environment)
     sys.path[:0] = spec.sys_path
+    importlib.invalidate_caches()  # folders may have got new files since the parent looked
     sys.argv[:] = [spec.title or spec.entry]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True)  # what is printed is in the log when the process is killed
     logging.getLogger().handlers.clear()  # the parent's; the entry configures its own
     if spec.title:
         from setproctitle import setproctitle
@@ -151,9 +156,9 @@ def _reseed() -> None:
     import random
 
     random.seed(os.urandom(32))
-    numpy = sys.modules.get("numpy")
-    if numpy is not None and hasattr(numpy, "random"):
-        numpy.random.seed(int.from_bytes(os.urandom(4), "little"))
+    numpy_random = sys.modules.get("numpy.random")  # not asked of numpy, which would import it
+    if numpy_random is not None and hasattr(numpy_random, "seed"):
+        numpy_random.seed(int.from_bytes(os.urandom(4), "little"))
     torch = sys.modules.get("torch")
     if torch is not None and hasattr(torch, "manual_seed"):
         torch.manual_seed(int.from_bytes(os.urandom(7), "little"))

@@ -251,7 +251,8 @@ class Children:
                 del self._unclaimed[next(iter(self._unclaimed))]
             return
         code = os.waitstatus_to_exitcode(status)
-        self._end(entry, replace(self._unseen(entry), reason="", **_codes(code)))
+        seen = replace(self._unseen(entry), reason="")
+        self._end(entry, replace(seen, signal=-code) if code < 0 else replace(seen, returncode=code))
 
     def _unseen(self, entry: Entry) -> Exit:
         handle = entry.handle
@@ -289,10 +290,6 @@ class Children:
             ours=lambda: {os.getpid(), *(self.nurseries.pids if self.nurseries is not None else ())},
             on_clean=lambda: setattr(entry, "swept", entry.state is EntryState.EXITED),
         )
-
-
-def _codes(code: int) -> dict[str, int]:
-    return {"signal": -code} if code < 0 else {"returncode": code}
 
 
 def _taken(waiting: list[Answer]) -> Iterable[Answer]:

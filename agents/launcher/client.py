@@ -71,15 +71,18 @@ class LauncherClient:
             raise ConfigError(
                 f"the start of {spec.name} is longer than {MAX_LINE_BYTES // 2} bytes: what is in its env?"
             )
-        return await self._ask("spawn", Handle, spec=msgspec.to_builtins(spec))
+        handle: Handle = await self._ask("spawn", Handle, spec=msgspec.to_builtins(spec))
+        return handle
 
     async def handles(self) -> tuple[Handle, ...]:
         """Everything alive, or exited and not forgotten."""
-        return await self._ask("handles", tuple[Handle, ...])
+        handles: tuple[Handle, ...] = await self._ask("handles", tuple[Handle, ...])
+        return handles
 
     async def signal(self, name: str, incarnation: int, signum: int) -> bool:
         """To the process alone; false when it is not there any more."""
-        return await self._ask("signal", bool, name=name, incarnation=incarnation, signum=int(signum))
+        was_there: bool = await self._ask("signal", bool, name=name, incarnation=incarnation, signum=int(signum))
+        return was_there
 
     async def kill_group(self, name: str, incarnation: int) -> None:
         """SIGKILL to the process, its session, its descendants and what it left behind; gone on return.
@@ -94,7 +97,8 @@ class LauncherClient:
 
     async def bind_http(self, host: str, port: int, slots: int) -> int:
         """One listening socket per worker slot; the port. *Errors*: ConflictError naming who holds it."""
-        return await self._ask("bind_http", int, host=host, port=port, slots=slots)
+        bound: int = await self._ask("bind_http", int, host=host, port=port, slots=slots)
+        return bound
 
     async def preload(self, modules: Iterable[str]) -> None:
         """Constructors imported these: have the next replicas forked with them. Returns at once."""
@@ -103,7 +107,8 @@ class LauncherClient:
             await self._ask("preload", None, modules=wanted[start : start + 5000])
 
     async def status(self) -> LauncherStatus:
-        return await self._ask("status", LauncherStatus)
+        status: LauncherStatus = await self._ask("status", LauncherStatus)
+        return status
 
     async def shutdown(self) -> None:
         """End the launcher and all that is left of its children; nothing of them runs on return."""

@@ -2,8 +2,8 @@
 
 Started by `nurseries` in the launcher, in two sorts. The first (generation 0) imports the runtime in steps, between
 requests, and forks proxies, controllers and replicas. A learning one is forked from the first, imports what
-constructors imported and then forks replicas. It dies with the launcher (PR_SET_PDEATHSIG), so that no fork happens behind a new
-launcher's back; its children go on.
+constructors imported and then forks replicas. It dies with the launcher (PR_SET_PDEATHSIG), so that no fork happens
+behind a new launcher's back; its children go on.
 """
 
 from __future__ import annotations

@@ -24,7 +24,13 @@ _COMMON = (
     "serve_rt.observe.log",
     "setproctitle",
 )
-_PROXY = ("httptools", "uvicorn", "uvicorn.protocols.http.httptools_impl", "serve_rt.proxy.main")
+_PROXY = (
+    "httptools",
+    "uvicorn",
+    "uvicorn.lifespan.off",
+    "uvicorn.protocols.http.httptools_impl",
+    "serve_rt.proxy.main",
+)
 _CONTROLLER = ("serve_rt.controller.main",)
 _REPLICA = ("cloudpickle", "starlette.requests", "starlette.responses", "serve_rt.replica.main")
 

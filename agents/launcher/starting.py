@@ -26,11 +26,11 @@ async def start_launcher(state: StateDir) -> None:
         os.close(write_end)
     loop = asyncio.get_running_loop()
     _reap_when_ended(loop, pid)
-    told: asyncio.Future[None] = loop.create_future()
-    loop.add_reader(read_end, lambda: told.done() or told.set_result(None))
+    told = asyncio.Event()
+    loop.add_reader(read_end, told.set)
     try:
         async with asyncio.timeout(READY_S):
-            await told  # a byte, or the end: whoever connects now finds out which
+            await told.wait()  # a byte, or the end: whoever connects now finds out which
     except TimeoutError as error:
         raise UnavailableError(
             f"the launcher (pid {pid}) did not start within {READY_S:g} s: see {state.logs / 'launcher.log'}"
