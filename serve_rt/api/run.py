@@ -203,7 +203,8 @@ def _run_many(
 
 
 def _start_if_needed() -> Session:
-    return _start(_http or HTTPOptions(), ProxyLocation.EveryNode)
+    sessions.show_logs()
+    return sessions.find() or _start(_http or HTTPOptions(), ProxyLocation.EveryNode)
 
 
 def url_of(session: Session, route_prefix: str) -> str:
