@@ -55,6 +55,8 @@ class Entry:
     """The fork parent that will reap it; None: we do, or (adopted) nobody can."""
     waiting: list[Answer] = field(default_factory=list)
     tries: int = 0
+    adopted: bool = False
+    """Forked by a launcher before us: what it leaves behind is not our child."""
     swept: bool = False
     """Nothing of it was left when we last looked, after its end: its session id may name strangers by now."""
 
@@ -68,6 +70,8 @@ class Children:
     ) -> None:
         self._reactor, self._files, self._sockets, self._on_exit = reactor, files, sockets, on_exit
         self.nurseries: Nurseries | None = None
+        self.closing = False
+        """The launcher ends: nothing is started any more."""
         self._entries: dict[Key, Entry] = {}
         self._by_pid: dict[int, Entry] = {}
         self._unclaimed: dict[int, int] = {}
@@ -90,6 +94,8 @@ class Children:
                 answer(entry.handle)  # asked twice: the first outcome
             return
         try:
+            if self.closing:
+                raise UnavailableError(f"{spec.name} is not started: the launcher ends")
             self._check(spec)
             entry = Entry(Handle(spec.kind, spec.name, spec.incarnation, spec))
             self._files.reserve(entry.handle)
@@ -105,6 +111,11 @@ class Children:
         if entry is None or entry.state is not EntryState.RUNNING:
             return False
         return entry.handle.process.signal(signum)
+
+    def starting(self, name: str, incarnation: int) -> bool:
+        """Asked for, not forked yet."""
+        entry = self._entries.get((name, incarnation))
+        return entry is not None and entry.state is EntryState.RESERVED
 
     def sweep(self, name: str, incarnation: int) -> Sweep | None:
         """Kills the process and all it left, while it is polled; None when there is nothing to do."""
@@ -128,7 +139,7 @@ class Children:
     def adopt(self) -> None:
         """Take over the handle files of the launcher before us. Its children are not ours: a pidfd tells their end."""
         for handle in self._files.all():
-            entry = self._entries[handle.key] = Entry(handle)
+            entry = self._entries[handle.key] = Entry(handle, adopted=True)
             if handle.exited is not None:
                 entry.move(EntryState.EXITED)
                 self._begin_sweep(entry)
@@ -288,6 +299,7 @@ class Children:
             is_over=lambda: entry.state is EntryState.EXITED,
             living=lambda: [other.handle for other in self.running() if other is not entry],
             ours=lambda: {os.getpid(), *(self.nurseries.pids if self.nurseries is not None else ())},
+            ours_by_birth=not entry.adopted,
             on_clean=lambda: setattr(entry, "swept", entry.state is EntryState.EXITED),
         )
 

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from serve_rt.agents.launcher.lines import MAX_LINE_BYTES, error_from, line
+from serve_rt.agents.launcher.lines import MAX_LINE_BYTES, MAX_UNREAD_BYTES, error_from, line
 from serve_rt.agents.launcher.records import Exit, Handle, LauncherStatus, SpawnSpec
 from serve_rt.agents.launcher.starting import start_launcher
 from serve_rt.config.paths import StateDir
@@ -29,7 +29,7 @@ from serve_rt.errors import ConfigError, UnavailableError
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 CALL_S = 30.0
-_CONNECT_TRIES = 3
+_CONNECT_TRIES = 5
 
 
 class LauncherClient:
@@ -46,19 +46,27 @@ class LauncherClient:
     @staticmethod
     async def connect(state: StateDir, *, start_if_absent: bool = True) -> LauncherClient:
         """*Errors*: UnavailableError when no launcher answers and none could be started."""
+        path = str(state.launcher_socket)
         for attempt in range(_CONNECT_TRIES):
             try:
-                path = str(state.launcher_socket)
-                return LauncherClient(*await asyncio.open_unix_connection(path, limit=MAX_LINE_BYTES))
-            except OSError as error:
-                last = attempt == _CONNECT_TRIES - 1
-                if last or not start_if_absent:
+                client = LauncherClient(*await asyncio.open_unix_connection(path, limit=MAX_UNREAD_BYTES))
+                return await client._greeted()
+            except (OSError, UnavailableError) as error:
+                if attempt == _CONNECT_TRIES - 1 or not start_if_absent:
                     raise UnavailableError(
-                        f"no launcher answers at {state.launcher_socket} ({error.strerror or error}): "
-                        f"see {state.logs / 'launcher.log'}"
+                        f"no launcher answers at {path} ({error}): see {state.logs / 'launcher.log'}"
                     ) from error
             await start_launcher(state)
         raise AssertionError("unreachable: the last attempt returns or raises")
+
+    async def _greeted(self) -> LauncherClient:
+        """The kernel completes connections to a launcher that is being killed: only an answer proves that it lives."""
+        try:
+            await self.status()
+        except BaseException:
+            await self.close()
+            raise
+        return self
 
     # --- requests -------------------------------------------------------------------------------------------------
 
@@ -116,6 +124,9 @@ class LauncherClient:
             await self._ask("shutdown", None)
             async with asyncio.timeout(CALL_S):
                 await self.closed.wait()
+        except UnavailableError:
+            if not self.closed.is_set():
+                raise
         finally:
             await self.close()
 

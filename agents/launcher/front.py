@@ -133,6 +133,7 @@ class Front:
 
     def _shutdown(self, reply: Reply) -> None:
         self._last_replies.append(reply)
+        self._children.closing = True
         if self._ending is None:
             self._ending = Ending(self._reactor, self._children, self._ended)
 

@@ -3,7 +3,7 @@
     {"id": 7, "op": "spawn", …}  →  {"id": 7, "result": …}  or  {"id": 7, "error": {"kind": …, "message": …}}
     {"exit": {…}}                   from the launcher, unasked
 
-`Inbox` cuts lines out of whatever arrives; both sides refuse a line longer than MAX_LINE_BYTES.
+`Inbox` cuts lines out of whatever arrives; the launcher refuses a line longer than MAX_LINE_BYTES.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 from serve_rt import errors
 
 MAX_LINE_BYTES = 1 << 20
-MAX_UNREAD_BYTES = 8 << 20
-"""A client that does not read more than this is cut off."""
+MAX_UNREAD_BYTES = 64 << 20
+"""A client that does not read more than this is cut off; also the longest answer (the handles of thousands)."""
 
 
 class LineTooLong(errors.ServeException):

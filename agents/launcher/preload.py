@@ -32,7 +32,14 @@ _PROXY = (
     "serve_rt.proxy.main",
 )
 _CONTROLLER = ("serve_rt.controller.main",)
-_REPLICA = ("cloudpickle", "starlette.requests", "starlette.responses", "serve_rt.replica.main")
+_REPLICA = (
+    "cloudpickle",
+    "starlette.requests",
+    "starlette.responses",
+    "serve_rt.replica.main",
+    "serve_rt.api.deployment",
+    "serve_rt.batching",
+)
 
 RUNTIME = _COMMON + _PROXY + _CONTROLLER + _REPLICA
 NEEDED_BY = {

@@ -15,6 +15,7 @@ from serve_rt.agents.launcher.http_sockets import HttpSockets
 from serve_rt.agents.launcher.nurseries import Nurseries
 from serve_rt.agents.launcher.reactor import Reactor
 from serve_rt.agents.launcher.records import Handle, LauncherStatus, SpawnSpec
+from serve_rt.agents.launcher.sweeping import Sweep
 from serve_rt.errors import ConfigError, ServeException, UnavailableError
 
 Request = dict[str, Any]  # Any: JSON of a client, checked where it is used
@@ -84,13 +85,18 @@ class Requests:
         reply(self._children.signal(*_key(request), int(request["signum"])))
 
     def _kill_group(self, request: Request, reply: Reply) -> None:
-        """Answered when nothing is left."""
-        sweep = self._children.sweep(*_key(request))
-        if sweep is None:
-            reply(None)
-            return
+        """Answered when nothing is left; one that is being started is waited for."""
+        key = _key(request)
+        sweep: Sweep | None = None
 
         def done() -> bool:
+            nonlocal sweep
+            if self._children.starting(*key):
+                return False
+            sweep = sweep or self._children.sweep(*key)
+            if sweep is None:
+                reply(None)
+                return True
             if not sweep.done():
                 return False
             left = ", ".join(f"{stat.pid} (state {stat.state})" for stat in sweep.left)

@@ -38,11 +38,13 @@ class Sweep:
         is_over: Callable[[], bool],
         living: Callable[[], list[Handle]],
         ours: Callable[[], set[int]],
+        ours_by_birth: bool,
         on_clean: Callable[[], object],
     ) -> None:
         self.handle = handle
         self.left: list[ProcStat] = []
         self._is_over, self._living, self._ours, self._on_clean = is_over, living, ours, on_clean
+        self._ours_by_birth = ours_by_birth
         self._deadline = Deadline(SWEEP_S)
 
     def done(self) -> bool:
@@ -66,13 +68,17 @@ class Sweep:
     def _look(self) -> list[ProcStat]:
         if self.handle.boot_id != boot_id():
             return []
-        return left_behind(self.handle, list(all_processes()), self._living(), self._ours())
+        return left_behind(self.handle, list(all_processes()), self._living(), self._ours(), self._ours_by_birth)
 
 
 def left_behind(
-    handle: Handle, processes: Iterable[ProcStat], living: Iterable[Handle], ours: set[int]
+    handle: Handle, processes: Iterable[ProcStat], living: Iterable[Handle], ours: set[int], ours_by_birth: bool = True
 ) -> list[ProcStat]:
-    """What belongs to the process of `handle`, itself included; zombies are for their parents."""
+    """What belongs to the process of `handle`, itself included; zombies are for their parents.
+
+    Orphans of a process that is ours by birth are our children; those of an adopted one may have gone anywhere.
+    """
+    living = list(living)
     by_pid = {stat.pid: stat for stat in processes}
     root = by_pid.get(handle.pid)
     if root is not None and root.start_ticks != handle.start_ticks:
@@ -85,7 +91,7 @@ def left_behind(
         if stat.pid in protected or stat.start_ticks < handle.start_ticks:
             continue
         in_session = session_is_ours and stat.session == handle.pid
-        if in_session or (stat.parent in (os.getpid(), 1) and _was_its(handle, stat, by_pid, others)):
+        if in_session or ((stat.parent == os.getpid() or not ours_by_birth) and _was_its(handle, stat, by_pid, others)):
             found.add(stat.pid)
     return [by_pid[pid] for pid in _with_descendants(found, by_pid) - protected if by_pid[pid].state not in "ZX"]
 
