@@ -86,9 +86,14 @@ class Agent:
         adopted = await parts.adopt(self._found)
         parts.start_tasks()
         log.info("serving on %s", node.address, extra={"action": "agent_serving", "adopted": adopted})
-        await self._start_proxies(node, http_port)
-        await self._register(parts)
-        await self._start_controller(node)
+        proxies = asyncio.create_task(self._start_proxies(node, http_port), name="start proxies")
+        try:
+            await self._register(parts)
+            await self._start_controller(node)
+            await proxies
+        finally:
+            await cancel_and_wait(proxies)
+        await self._children.retire_strangers(self._found)
         await self._report_ready(node, http_port)
 
     def _bind(self) -> int:
@@ -162,7 +167,6 @@ class Agent:
         if self._settings.controller:
             child = self._children.add(specs.controller_spec(node))
             await child.ensure(handle for handle in self._found if handle.kind is ProcessKind.CONTROLLER)
-        await self._children.retire_strangers(self._found)
 
     async def _report_ready(self, node: ThisNode, http_port: int) -> None:
         fd = self._settings.ready_fd
