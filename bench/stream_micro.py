@@ -297,7 +297,7 @@ def main() -> None:
         profiler = cProfile.Profile()
         profiler.runcall(be, given.role, given.folder, given.port)
         print(f"--- {given.role} (pid {os.getpid()})", flush=True)
-        pstats.Stats(profiler).sort_stats("tottime").print_stats(28)
+        pstats.Stats(profiler).sort_stats("tottime").print_stats(40)
     else:
         be(given.role, given.folder, given.port)
 

@@ -236,8 +236,14 @@ class _Attempt:
             raise ServeException("the replica answered without a head")
         body = head.body
         headers = response_headers(head.headers, self.request_id.encode("latin-1", "replace"))
-        if head.end and self.method != "HEAD" and head.status not in _BODILESS and not _has_length(headers):
-            headers.append((b"content-length", b"%d" % len(body)))
+        if head.end and self.method != "HEAD" and head.status not in _BODILESS:
+            self._set_length(headers, len(body))
+            connection = self._scope.get("serve_rt.connection")
+            if connection is not None and connection.write_whole(
+                self._scope["serve_rt.cycle"], head.status, headers, body
+            ):
+                self._began = True
+                return
         self._began = True
         await self._send({"type": "http.response.start", "status": head.status, "headers": headers})
         if head.end:
@@ -248,6 +254,16 @@ class _Attempt:
         while (part := await exchange.read()) is not None:
             assert isinstance(part, pb.Data)
             await self._send({"type": "http.response.body", "body": part.payload, "more_body": not part.end})
+
+    @staticmethod
+    def _set_length(headers: list[tuple[bytes, bytes]], size: int) -> None:
+        """*Errors*: ServeException when the application announced another length than it sent."""
+        for name, value in headers:
+            if name == b"content-length":
+                if value != b"%d" % size:
+                    raise ServeException(f"the application announced {value!r} bytes and sent {size}")
+                return
+        headers.append((b"content-length", b"%d" % size))
 
     async def answer(self, answer: Answer, *, close: bool = False) -> None:
         self._began = True
@@ -337,10 +353,6 @@ def new_request_id() -> str:
 def _retry_safe(target: Target, method: str, headers: RequestHeaders) -> bool:
     said = target.deployment.retry_safe if target.deployment is not None else None
     return said if said is not None else method in RETRY_SAFE_METHODS or headers.idempotent
-
-
-def _has_length(headers: list[tuple[bytes, bytes]]) -> bool:
-    return any(name == b"content-length" for name, _ in headers)
 
 
 def _nearest(*timeouts_s: float | None) -> float | None:

@@ -7,19 +7,25 @@ with two Host headers were served. Everything else (framing, smuggling, keep-ali
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import httptools
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from serve_rt.proxy.answers import raw_answer
 from serve_rt.proxy.limits import Limits
 
 if TYPE_CHECKING:
+    from uvicorn._types import ASGI3Application
+
     from serve_rt.proxy.http_server import HttpServer
+
+Headers = list[tuple[bytes, bytes]]
+_FORBIDDEN = re.compile(b"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)")
 
 
 class ProxyHttpProtocol(HttpToolsProtocol):
@@ -144,6 +150,33 @@ class ProxyHttpProtocol(HttpToolsProtocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+
+    # --- answering ------------------------------------------------------------------------------------------------
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        cycle.scope["serve_rt.cycle"] = cycle  # type: ignore[typeddict-unknown-key]  # ASGI allows own keys
+        super()._start_asgi_task(cycle, app)
+
+    def write_whole(self, cycle: RequestResponseCycle, status: int, headers: Headers, body: bytes) -> bool:
+        """A whole answer in one write (uvicorn's `send` makes two, and each costs a system call); False when this is
+        not the time for it and `send` must do. The headers have a content-length that is right.
+
+        *Errors*: ValueError for a header that could break out of its line.
+        """
+        if self.flow.write_paused or cycle.disconnected or cycle.response_started:
+            return False
+        head = STATUS_LINE[status] + b"".join([b"%b: %b\r\n" % header for header in headers])
+        if head.count(b"\n") != len(headers) + 1 or _FORBIDDEN.search(head):
+            raise ValueError("a response header holds a control character")
+        cycle.response_started = cycle.response_complete = True
+        cycle.waiting_for_100_continue = False
+        last = b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n"
+        self.transport.write(b"".join((head, last, body)))
+        cycle.message_event.set()
+        if not cycle.keep_alive:
+            self.transport.close()
+        cycle.on_response()
+        return True
 
     def reset(self) -> None:
         """Cut the connection so that no client can take what it got for the whole answer."""
