@@ -62,10 +62,8 @@ def _spawn(state: StateDir, ready_fd: int) -> int:
 
 def _environment() -> dict[str, str]:
     """Ours; and the way to this very code, should it be neither installed nor on PYTHONPATH."""
-    import serve_rt
-
     environment = dict(os.environ)
-    root = str(Path(serve_rt.__path__[0]).parent)
+    root = str(Path(__file__).parents[3])
     if root in sys.path[:1] or "" in sys.path[:1]:
         known = environment.get("PYTHONPATH", "")
         environment["PYTHONPATH"] = f"{known}{os.pathsep}{root}" if known else root

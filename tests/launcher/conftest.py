@@ -64,10 +64,10 @@ class Node:
     def out(self, name: str, incarnation: int) -> Path:
         return self.state.path / f"{name}.{incarnation}.told"
 
-    async def told(self, spec: SpawnSpec) -> dict[str, Any]:
+    async def told(self, spec: SpawnSpec, timeout_s: float = 10.0) -> dict[str, Any]:
         """What the entry wrote."""
         path = self.out(spec.name, spec.incarnation)
-        await until(path.exists, f"{spec.name} tells; its log: {self.log(spec)}")
+        await until(path.exists, f"{spec.name} tells; see {spec.log_path}", timeout_s)
         facts: dict[str, Any] = json.loads(path.read_text())
         return facts
 

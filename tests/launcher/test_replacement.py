@@ -12,6 +12,7 @@ import sys
 
 import pytest
 
+from serve_rt.agents.launcher import http_sockets
 from serve_rt.agents.launcher.client import LauncherClient
 from serve_rt.agents.launcher.handle_files import HandleFiles
 from serve_rt.agents.launcher.records import Handle, ProcessKind
@@ -217,5 +218,34 @@ def test_the_next_launcher_takes_the_sockets_back(node: Node) -> None:
             assert not waiting.done()
             successor = await client.spawn(node.spec("accept", "proxy-0", 2, kind=ProcessKind.PROXY, http_slot=0))
             assert await waiting == successor.pid
+
+    run(check())
+
+
+def test_where_sockets_cannot_be_taken_back_no_connection_is_lost(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A socket bound beside the worker's must not listen: the kernel would send it connections nobody accepts."""
+
+    def forbidden(_pidfd: int, _fd: int) -> int:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(http_sockets, "pidfd_getfd", forbidden)
+
+    async def check() -> None:
+        async with node.launcher() as client:
+            port = await client.bind_http("127.0.0.1", 0, 1)
+            start = {"host": "127.0.0.1", "port": port}
+            worker = node.spec("accept", "proxy-0", kind=ProcessKind.PROXY, http_slot=0, start=start)
+            handle = await client.spawn(worker)
+            await node.told(worker)
+            await kill_launcher(client)
+        sockets = http_sockets.HttpSockets()  # of the next launcher
+        sockets.take_back([handle])
+        try:
+            assert sockets.bind("127.0.0.1", port, 1) == port
+            assert {await ask_worker(port) for _ in range(32)} == {handle.pid}
+            with socket.socket(fileno=os.dup(sockets.listening(0))) as shared:
+                assert shared.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        finally:
+            sockets.close()
 
     run(check())
