@@ -140,17 +140,20 @@ class Front:
     def _ended(self) -> None:
         """Nothing runs any more: the fork parents, then our own traces, then the answer, then us."""
         pids = self._nurseries.pids
-        self._nurseries.close()
-        _end_children(pids)
-        self._sockets.close()
-        self._listener.close()
-        self._state.launcher_socket.unlink(missing_ok=True)
-        self._files.clear()
-        for reply in self._last_replies:
-            reply(None)
-        for client in self._clients:
-            client.flush_before_end(_LAST_WORDS_S)
-        self._reactor.stop()
+        try:
+            self._nurseries.close()
+            _end_children(pids)
+            self._sockets.close()
+            self._reactor.forget(self._listener)
+            self._listener.close()
+            self._state.launcher_socket.unlink(missing_ok=True)
+            self._files.clear()
+            for reply in self._last_replies:
+                reply(None)
+            for client in list(self._clients):
+                client.flush_before_end(_LAST_WORDS_S)
+        finally:  # whatever fails here: a launcher without a listener must not stay
+            self._reactor.stop()
 
 
 def _take_lock(state: StateDir) -> int:

@@ -70,5 +70,5 @@ class HandleFiles:
                 path.rename(path.with_suffix(".damaged"))
 
     def clear(self) -> None:
-        for path in self._folder.iterdir():
+        for path in list(self._folder.glob("*")):
             path.unlink(missing_ok=True)

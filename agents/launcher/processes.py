@@ -79,6 +79,8 @@ def stat_of(pid: int) -> ProcStat | None:
             text = file.read()
     except OSError:
         return None
+    if b")" not in text:  # it ended between the open and the read
+        return None
     fields = text[text.rindex(b")") + 2 :].split()  # the name in parentheses may hold spaces and parentheses
     return ProcStat(pid, fields[0].decode(), int(fields[1]), int(fields[3]), int(fields[19]))
 
