@@ -46,10 +46,11 @@ class Forward:
     async def __call__(self, target: Target, scope: Scope, receive: Receive, send: Send) -> None:
         self.requests += 1
         connection = scope.get("serve_rt.connection")
+        leave: Callable[[], object] | None = None
         if connection is not None:
             task = asyncio.current_task()
             assert task is not None
-            connection.on_gone = task.cancel
+            connection.on_gone = leave = task.cancel
         attempt = _Attempt(target, scope, receive, send)
         try:
             await self._run(attempt)
@@ -64,7 +65,7 @@ class Forward:
         except ServeException as error:
             await attempt.failed(error)
         finally:
-            if connection is not None:
+            if connection is not None and connection.on_gone is leave:  # else a pipelined request has begun meanwhile
                 connection.on_gone = None
 
     async def _run(self, attempt: _Attempt) -> None:

@@ -176,6 +176,7 @@ class ProxyHttpProtocol(HttpToolsProtocol):
         if not cycle.keep_alive:
             self.transport.close()
         cycle.on_response()
+        del cycle.scope["serve_rt.cycle"]  # type: ignore[typeddict-item]  # or each request would be a cycle of references
         return True
 
     def reset(self) -> None:

@@ -174,9 +174,10 @@ class Exchange:
         stream = link.stream
         assert stream is not None
         self.link = link
+        left_ms = 0
         if self.request.deadline is not None:
-            self.opened.time_left_ms = max(1, int((self.request.deadline - time.monotonic()) * 1000))
-        self.attempt = stream.open(self.opened, self.request.body, self.request.end, self)
+            left_ms = max(1, int((self.request.deadline - time.monotonic()) * 1000))
+        self.attempt = stream.open(self.opened, self.request.body, self.request.end, self, left_ms)
         for payload, end, kind, code, reason in self._sent or ():
             self.attempt.send(payload, end=end, kind=kind, code=code, reason=reason)
         self._stop_queue_timer()
@@ -245,6 +246,7 @@ class Exchange:
 
     def _finish(self) -> None:
         self._over = True
+        self.attempt = None  # it knows us as its listener: a cycle, one per request, for the collector to find
         self._stop_queue_timer()
         if self._deadline_timer is not None:
             self._deadline_timer.cancel()

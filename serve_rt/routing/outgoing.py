@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from serve_rt.pb import stream_pb2 as pb
+from serve_rt.transport.parts import http_of_open
 
 
 @dataclass(slots=True)
@@ -27,14 +28,16 @@ class Outgoing:
     multiplexed_model_id: str = ""
     session_id: str = ""
 
-    def opened(self) -> pb.Open:
-        """The Open part, but for its id, its body and the time left."""
-        return pb.Open(
+    def opened(self) -> bytes:
+        """The Open message, encoded, but for its id, its body and the time left: it is the same in each attempt."""
+        message = pb.Open(
             request_id=self.request_id,
             app=self.app,
             route=self.route,
             multiplexed_model_id=self.multiplexed_model_id,
             session_id=self.session_id,
-            http=self.http,
             call=self.call,
         )
+        if self.http is None:
+            return message.SerializeToString()
+        return message.SerializeToString() + http_of_open(self.http.SerializeToString())

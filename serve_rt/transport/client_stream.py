@@ -18,7 +18,7 @@ from serve_rt.transport.client_request import ClientRequest, RequestListener
 from serve_rt.transport.flow import PeerFault
 from serve_rt.transport.limits import INLINE_BODY_BYTES, PROTOCOL, SILENCE_S
 from serve_rt.transport.outbox import Outbox
-from serve_rt.transport.parts import client_data, goodbye_part, open_part, ping_part
+from serve_rt.transport.parts import client_data, encode_open, goodbye_part, open_part, ping_part
 from serve_rt.transport.server_stream import ReplicaIdentity
 from serve_rt.transport.states import STREAM_TRANSITIONS, StreamState
 
@@ -92,18 +92,19 @@ class ClientStream:
 
     # --- upstream -------------------------------------------------------------------------------------------------
 
-    def open(self, opened: pb.Open, body: bytes, end: bool, listener: RequestListener) -> ClientRequest:
-        """Put one request on its way. It is reserved when this returns."""
+    def open(
+        self, opened: bytes, body: bytes, end: bool, listener: RequestListener, time_left_ms: int = 0
+    ) -> ClientRequest:
+        """Put one request on its way; `opened` is an encoded Open without id, body and time. It is reserved when this
+        returns."""
         if self.grants:
             self.grants -= 1
         request_id = self._next_id
         self._next_id = request_id + 1
         request = self.requests[request_id] = ClientRequest(self, request_id, listener)
         inline = len(body) <= INLINE_BODY_BYTES
-        opened.id = request_id
-        opened.body = body if inline else b""
-        opened.end = end and inline
-        request.put_at(self.outbox.put(open_part(opened.SerializeToString())))
+        part = encode_open(request_id, time_left_ms, opened, body if inline else b"", end and inline)
+        request.put_at(self.outbox.put(open_part(part)))
         self.opens_sent += 1
         if not inline:
             request.send(body, end=end)

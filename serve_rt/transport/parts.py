@@ -74,6 +74,28 @@ load_part = _server("load")
 pong_part = _server("pong")
 drain_part = _server("drain")
 
+_OPEN_HTTP = _tag(pb.Open, "http")
+_OPEN_BODY = _tag(pb.Open, "body")
+_OPEN_END = b"\x58\x01"
+
+
+def http_of_open(head: bytes) -> bytes:
+    """An encoded HttpHead as a field of an Open."""
+    return _OPEN_HTTP + varint(len(head)) + head
+
+
+def encode_open(request_id: int, time_left_ms: int, rest: bytes, body: bytes, end: bool) -> bytes:
+    """An Open message; `rest` holds its other fields, encoded before (protobuf lets fields stand in any order)."""
+    pieces = [b"\x08", varint(request_id), rest]
+    if time_left_ms:
+        pieces += (b"\x10", varint(time_left_ms))
+    if body:
+        pieces += (_OPEN_BODY, varint(len(body)), body)
+    if end:
+        pieces.append(_OPEN_END)
+    return b"".join(pieces)
+
+
 _DATA_ID = _tag(pb.Data, "payload")
 _DATA_END = b"\x18\x01"
 

@@ -119,5 +119,5 @@ class Pair:
 
     def open(self, body: bytes = b"", end: bool = True) -> Answer:
         answer = Answer()
-        self.client.open(pb.Open(http=pb.HttpHead(method="GET")), body, end, answer)
+        self.client.open(pb.Open(http=pb.HttpHead(method="GET")).SerializeToString(), body, end, answer)
         return answer

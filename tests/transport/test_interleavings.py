@@ -38,7 +38,7 @@ class World:
         request = running[which % len(running)] if running else None
         if what == "open":
             answer = Answer()
-            self.sent.append((pair.client.open(pb.Open(), b"b" * which, which % 2 == 0, answer), answer))
+            self.sent.append((pair.client.open(b"", b"b" * which, which % 2 == 0, answer), answer))
         elif what in ("up", "down"):
             getattr(pair, what)()
         elif what == "drain":

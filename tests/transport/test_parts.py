@@ -6,7 +6,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_rt.pb import stream_pb2 as pb
-from serve_rt.transport.parts import accepted_part, client_data, encode_data, head_part, open_part, server_data, varint
+from serve_rt.transport.parts import (
+    accepted_part,
+    client_data,
+    encode_data,
+    encode_open,
+    head_part,
+    http_of_open,
+    open_part,
+    server_data,
+    varint,
+)
 
 
 @given(st.integers(min_value=0, max_value=2**63 - 1))
@@ -48,3 +58,11 @@ def test_lengths_on_the_edge_of_one_byte() -> None:
         head = pb.Head(id=1, status=200, body=b"b" * size)
         frame = pb.ServerFrame.FromString(accepted_part(b"\x08\x01") + head_part(head.SerializeToString()))
         assert frame.parts[1].head == head
+
+
+@given(st.integers(1, 2**40), st.integers(0, 2**31), st.binary(max_size=300), st.booleans(), st.text(max_size=200))
+def test_an_open_reads_back(request_id: int, left_ms: int, body: bytes, end: bool, path: str) -> None:
+    http = pb.HttpHead(method="GET", path=path)
+    rest = pb.Open(app="a").SerializeToString() + http_of_open(http.SerializeToString())
+    opened = pb.Open.FromString(encode_open(request_id, left_ms, rest, body, end))
+    assert opened == pb.Open(id=request_id, time_left_ms=left_ms, app="a", http=http, body=body, end=end)

@@ -106,7 +106,7 @@ async def test_an_unused_grant_goes_on_to_the_next_caller() -> None:
 async def test_cancel_frees_the_slot_when_user_code_has_left() -> None:
     pair = Pair().greet()
     answer = Answer()
-    request = pair.client.open(pb.Open(), b"", True, answer)
+    request = pair.client.open(b"", b"", True, answer)
     pair.settle()
     request.cancel("enough")
     pair.settle()
@@ -120,7 +120,7 @@ async def test_cancel_frees_the_slot_when_user_code_has_left() -> None:
 
 async def test_an_open_that_no_write_has_got_is_taken_back() -> None:
     pair = Pair().greet()
-    request = pair.client.open(pb.Open(), b"", True, Answer())
+    request = pair.client.open(b"", b"", True, Answer())
     assert request.state is RequestState.RESERVED
     request.cancel("never mind")
     pair.settle()
@@ -199,7 +199,7 @@ async def test_garbage_is_a_fault() -> None:
 
 async def test_a_reader_that_stops_pauses_the_writer_within_a_window() -> None:
     pair = Pair().greet()
-    request = pair.client.open(pb.Open(), b"", True, answer := Answer())
+    request = pair.client.open(b"", b"", True, answer := Answer())
     pair.settle()
     running = pair.handler.running[0]
     running.head(200, [])
@@ -235,7 +235,7 @@ async def test_silence_is_asked_about_and_then_keeps_new_requests_away() -> None
 
 async def test_a_large_websocket_message_arrives_as_one() -> None:
     pair = Pair().greet()
-    request = pair.client.open(pb.Open(), b"", False, Answer())
+    request = pair.client.open(b"", b"", False, Answer())
     pair.settle()
     message = bytes(range(256)) * 4000
     request.send(message, kind=pb.DATA_KIND_WS_BINARY)
@@ -249,7 +249,7 @@ async def test_a_large_websocket_message_arrives_as_one() -> None:
 
 async def test_an_error_leaves_after_the_data_before_it() -> None:
     pair = Pair().greet()
-    request = pair.client.open(pb.Open(), b"", True, answer := Answer())
+    request = pair.client.open(b"", b"", True, answer := Answer())
     pair.settle()
     running = pair.handler.running[0]
     running.head(200, [])
