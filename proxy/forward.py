@@ -19,6 +19,7 @@ from serve_rt.pb import stream_pb2 as pb
 from serve_rt.proxy.answers import CLIENT_CLOSED, Answer, answer_for, body_too_slow, too_large
 from serve_rt.proxy.headers import RequestHeaders, read_headers, response_headers
 from serve_rt.proxy.limits import Limits
+from serve_rt.proxy.open_encoding import fixed_part, open_of_request
 from serve_rt.proxy.routes import Target
 from serve_rt.routing import Exchange, Outgoing, Routers
 
@@ -42,6 +43,7 @@ class Forward:
         self.left = 0
         """Clients that did not wait for their answer."""
         self._routers, self._limits, self._timeout_s = routers, limits, timeout_s
+        self._ids = RequestIds()
 
     async def __call__(self, target: Target, scope: Scope, receive: Receive, send: Send) -> None:
         self.requests += 1
@@ -71,7 +73,7 @@ class Forward:
     async def _run(self, attempt: _Attempt) -> None:
         target = attempt.target
         try:
-            headers = attempt.read_head()
+            headers = attempt.read_head(self._ids)
         except ConfigError as error:
             await attempt.answer(Answer(400, str(error)))
             return
@@ -89,7 +91,7 @@ class Forward:
                 return
             body, ended = taken
         request = Outgoing(
-            attempt.http_head(),
+            None,
             None,
             body,
             ended,
@@ -101,6 +103,7 @@ class Forward:
             target.prefix,
             headers.multiplexed_model_id,
             headers.session_id,
+            attempt.opened(),
         )
         exchange = attempt.exchange = await self._routers.router(target.key).send(request)
         if ended:
@@ -198,13 +201,20 @@ class _Attempt:
         self._scope, self._receive, self._send = scope, receive, send
         self._began = False
 
-    def read_head(self) -> RequestHeaders:
+    def read_head(self, ids: RequestIds) -> RequestHeaders:
         self.headers = headers = read_headers(self._scope["headers"])
-        self.request_id = headers.request_id or new_request_id()
+        self.request_id = headers.request_id or ids.next()
         return headers
 
-    def http_head(self) -> pb.HttpHead:
-        return http_head(self._scope, self.target, self.headers, self.request_id)
+    def opened(self) -> bytes:
+        """The request's head, as it goes on."""
+        connection = self._scope.get("serve_rt.connection")
+        fixed = (
+            connection.fixed_part(self.target)
+            if connection is not None
+            else fixed_part(self._scope, self.target, (b"x-forwarded-proto", self._scope["scheme"].encode()))
+        )
+        return open_of_request(self._scope, self.headers, self.request_id.encode("latin-1", "replace"), fixed)
 
     async def receive_within(self, pause_s: float, deadline: float | None) -> dict[str, Any] | None:
         """The next message of the body, None when it takes too long. A body that is here costs no timer."""
@@ -303,33 +313,6 @@ class _Attempt:
         }
 
 
-def http_head(scope: Scope, target: Target, headers: RequestHeaders, request_id: str) -> pb.HttpHead:
-    """The request's head as a replica gets it."""
-    flat = headers.flat
-    flat += (b"x-request-id", request_id.encode("latin-1", "replace"))
-    connection = scope.get("serve_rt.connection")
-    flat += connection.forwarded if connection is not None else (b"x-forwarded-proto", scope["scheme"].encode())
-    if headers.host:
-        flat += (b"x-forwarded-host", headers.host)
-    client, server = scope.get("client"), scope.get("server")
-    return pb.HttpHead(
-        type=scope["type"],
-        method=scope.get("method", ""),
-        path=scope["path"],
-        raw_path=scope["raw_path"],
-        query_string=scope["query_string"],
-        root_path=target.root_path,
-        scheme=scope["scheme"],
-        http_version=scope["http_version"],
-        headers=flat,
-        client_host=client[0] if client else "",
-        client_port=client[1] if client else 0,
-        server_host=server[0] if server else "",
-        server_port=(server[1] or 0) if server else 0,
-        subprotocols=scope.get("subprotocols") or (),
-    )
-
-
 async def respond(
     send: Send,
     scope: Scope,
@@ -344,11 +327,21 @@ async def respond(
     await send({"type": "http.response.body", "body": body})
 
 
-def new_request_id() -> str:
-    """A random UUID, version 4."""
-    bits = random.getrandbits(128) & ~(0xF << 76) & ~(0x3 << 62) | 4 << 76 | 2 << 62
-    text = f"{bits:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+class RequestIds:
+    """UUIDs, as callers expect them: a random half of this process, and a count."""
+
+    def __init__(self) -> None:
+        text = f"{random.SystemRandom().getrandbits(64):016x}"
+        self._start = f"{text[:8]}-{text[8:12]}-4{text[13:]}-"
+        self._count = random.SystemRandom().getrandbits(62)
+
+    def next(self) -> str:
+        self._count = (self._count + 1) & _LOW_62_BITS
+        text = f"{self._count | 2 << 62:016x}"
+        return f"{self._start}{text[:4]}-{text[4:]}"
+
+
+_LOW_62_BITS = (1 << 62) - 1
 
 
 def _retry_safe(target: Target, method: str, headers: RequestHeaders) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import httptools
 from uvicorn.config import Config
@@ -18,6 +18,8 @@ from uvicorn.server import ServerState
 
 from serve_rt.proxy.answers import raw_answer
 from serve_rt.proxy.limits import Limits
+from serve_rt.proxy.open_encoding import fixed_part
+from serve_rt.proxy.routes import Target
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGI3Application
@@ -45,6 +47,7 @@ class ProxyHttpProtocol(HttpToolsProtocol):
         self.on_gone: Callable[[], object] | None = None
         """Called when the client has left; set while a request runs (serve_rt.proxy.forward)."""
         self.forwarded: tuple[bytes, ...] = ()
+        self._fixed: tuple[Target, tuple[bytes, bytes]] | None = None
         self._in_head = False
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
@@ -150,6 +153,12 @@ class ProxyHttpProtocol(HttpToolsProtocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+
+    def fixed_part(self, target: Target) -> tuple[bytes, bytes]:
+        """See open_encoding: kept for as long as the connection asks for the same application."""
+        if self._fixed is None or self._fixed[0] is not target:
+            self._fixed = target, fixed_part(cast(dict[str, Any], self.scope), target, self.forwarded)
+        return self._fixed[1]
 
     # --- answering ------------------------------------------------------------------------------------------------
 

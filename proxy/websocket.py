@@ -14,8 +14,8 @@ from typing import Any
 from serve_rt.errors import ConfigError, ServeException
 from serve_rt.pb import stream_pb2 as pb
 from serve_rt.proxy.answers import Answer, answer_for, not_found
-from serve_rt.proxy.forward import http_head, new_request_id
-from serve_rt.proxy.headers import read_headers, response_headers
+from serve_rt.proxy.forward import RequestIds
+from serve_rt.proxy.headers import RequestHeaders, read_headers, response_headers
 from serve_rt.proxy.limits import Limits
 from serve_rt.proxy.routes import Target
 from serve_rt.routing import Exchange, Outgoing, Routers
@@ -34,6 +34,7 @@ _GOING_AWAY, _INTERNAL_ERROR = 1001, 1011
 class WebSocketForward:
     def __init__(self, routers: Routers, limits: Limits) -> None:
         self._routers, self._limits = routers, limits
+        self._ids = RequestIds()
 
     async def __call__(self, target: Target | None, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()  # websocket.connect
@@ -43,9 +44,9 @@ class WebSocketForward:
         request_id = ""
         try:
             headers = read_headers(scope["headers"])
-            request_id = headers.request_id or new_request_id()
+            request_id = headers.request_id or self._ids.next()
             request = Outgoing(
-                http=http_head(scope, target, headers, request_id),
+                http=_http_head(scope, target, headers, request_id),
                 call=None,
                 body=b"",
                 end=False,
@@ -94,6 +95,33 @@ class WebSocketForward:
             else:
                 exchange.send(message["bytes"], kind=pb.DATA_KIND_WS_BINARY)
             await exchange.send_ready()
+
+
+def _http_head(scope: Scope, target: Target, headers: RequestHeaders, request_id: str) -> pb.HttpHead:
+    """The request's head as a replica gets it."""
+    flat = headers.flat
+    flat += (b"x-request-id", request_id.encode("latin-1", "replace"))
+    connection = scope.get("serve_rt.connection")
+    flat += connection.forwarded if connection is not None else (b"x-forwarded-proto", scope["scheme"].encode())
+    if headers.host:
+        flat += (b"x-forwarded-host", headers.host)
+    client, server = scope.get("client"), scope.get("server")
+    return pb.HttpHead(
+        type=scope["type"],
+        method=scope.get("method", ""),
+        path=scope["path"],
+        raw_path=scope["raw_path"],
+        query_string=scope["query_string"],
+        root_path=target.root_path,
+        scheme=scope["scheme"],
+        http_version=scope["http_version"],
+        headers=flat,
+        client_host=client[0] if client else "",
+        client_port=client[1] if client else 0,
+        server_host=server[0] if server else "",
+        server_port=(server[1] or 0) if server else 0,
+        subprotocols=scope.get("subprotocols") or (),
+    )
 
 
 async def _downward(exchange: Exchange, send: Send, request_id: str) -> None:

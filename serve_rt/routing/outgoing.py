@@ -11,7 +11,7 @@ from serve_rt.transport.parts import http_of_open
 @dataclass(slots=True)
 class Outgoing:
     http: pb.HttpHead | None
-    """One of `http` and `call`."""
+    """One of `http`, `call` and `encoded`."""
     call: pb.MethodCall | None
     body: bytes
     """What of the body is there already; it is kept until the answer begins, for a retry."""
@@ -27,9 +27,13 @@ class Outgoing:
     route: str = ""
     multiplexed_model_id: str = ""
     session_id: str = ""
+    encoded: bytes = b""
+    """In place of `http`: the Open message as `opened` would make it, laid out by the proxy."""
 
     def opened(self) -> bytes:
         """The Open message, encoded, but for its id, its body and the time left: it is the same in each attempt."""
+        if self.encoded:
+            return self.encoded
         message = pb.Open(
             request_id=self.request_id,
             app=self.app,
