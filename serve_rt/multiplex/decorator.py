@@ -79,6 +79,7 @@ def _check_model_id(model_id: object) -> None:
 
 async def unload_all(instance: object) -> None:
     """Unload the models of every multiplexed method of `instance`; the replica calls it when it ends."""
-    caches = [value for key, value in vars(instance).items() if key.startswith(PREFIX)]
+    kept = getattr(instance, "__dict__", {})  # a class with __slots__ has none, and so no multiplexed methods
+    caches = [value for key, value in kept.items() if key.startswith(PREFIX)]
     for cache in caches:
         await cache.close()

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from serve_rt.aio import TaskOwner
 from serve_rt.context import RequestContext
 from serve_rt.errors import DeadlineExceededError, Outcome
+from serve_rt.handle.children import cancel_children
 from serve_rt.pb import stream_pb2 as pb
 from serve_rt.replica.access_log import AccessLog
 from serve_rt.replica.crossing import Crossing
@@ -288,6 +289,7 @@ class Call:
 
     def _stop_user_code(self) -> None:
         self.context.cancelled.set()
+        cancel_children(self.context)  # also calls that nobody awaits, or that a sync handler waits for in its thread
         if self._room is not None:
             self._room.cancel()
         if self._fetch is not None:

@@ -18,6 +18,7 @@ from serve_rt.aio import TaskOwner
 from serve_rt.api.replica_context import ReplicaContext
 from serve_rt.errors import ConfigError
 from serve_rt.model.starts import ReplicaStart
+from serve_rt.multiplex.decorator import unload_all
 from serve_rt.replica.constructing import Constructed, construct, reconfigure
 from serve_rt.replica.dispatch import Dispatch
 from serve_rt.replica.failures import sentence, users_traceback
@@ -166,6 +167,7 @@ class Lifecycle:
         lifespan, code = self._constructed.lifespan, self._constructed.code
         if lifespan is not None:
             await self._last_words(lambda: lifespan.shutdown(timeout_s), "ASGI shutdown", timeout_s)
+        await self._last_words(lambda: unload_all(code.servable), "unloading the models", timeout_s)
         destructor = code.hook("__del__")
         if destructor is not None:
             await self._last_words(lambda: _call(destructor), "__del__", timeout_s)

@@ -67,6 +67,11 @@ class _Front:
     async def hang(self) -> None:
         await self.worker.hang.remote()
 
+    async def forget(self) -> None:
+        """Its call is awaited by nobody."""
+        self.forgotten = self.worker.hang.remote()
+        await asyncio.sleep(1000)
+
     async def neighbour(self, app: str) -> Any:
         handle = await asyncio.to_thread(serve.get_app_handle, app)
         return await handle.add.remote(1, 1)

@@ -91,9 +91,10 @@ def test_batches_gather_calls(worker: Any) -> None:
     assert max(size for _, size in answers) > 1
 
 
-def test_cancelling_a_call_cancels_its_child(app: Any, worker: Any) -> None:
+@pytest.mark.parametrize("method", ["hang", "forget"])
+def test_cancelling_a_call_cancels_its_child(app: Any, worker: Any, method: str) -> None:
     before = worker.cancellations.remote().result(timeout_s=10)
-    response = app.hang.remote()
+    response = getattr(app, method).remote()
     with pytest.raises(TimeoutError):
         response.result(timeout_s=0.3)
     response.cancel()

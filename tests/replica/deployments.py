@@ -13,6 +13,9 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, StreamingResponse
 
+from serve_rt.handle.children import adopt
+from serve_rt.multiplex.decorator import multiplexed
+
 
 class Async:
     def __init__(self, marks: str = "") -> None:
@@ -168,6 +171,55 @@ class CustomError(Exception):
 
     def __reduce__(self) -> Any:
         return (CustomError, (self.a, self.b))
+
+
+class Models:
+    """Keeps models, and has a call made for a request that nobody awaits."""
+
+    def __init__(self, marks: str) -> None:
+        self.marks = Path(marks)
+
+    def mark(self, word: str) -> None:
+        with self.marks.open("a") as file:
+            file.write(word + "\n")
+
+    @multiplexed(max_num_models_per_replica=2)
+    async def model(self, model_id: str) -> Model:
+        return Model(self, model_id)
+
+    async def load(self, model_id: str) -> str:
+        return (await self.model(model_id)).name
+
+    def wait_for_child(self) -> None:
+        from serve_rt.context import current_request
+
+        context = current_request.get()
+        assert context is not None
+        child = Child()
+        adopt(context, child)
+        self.mark("waiting")
+        self.mark(f"child cancelled {child.cancelled.wait(20)}")
+
+    def __del__(self) -> None:
+        self.mark("deleted")
+
+
+class Model:
+    def __init__(self, host: Models, name: str) -> None:
+        self.host, self.name = host, name
+
+    def __del__(self) -> None:
+        self.host.mark(f"unloaded {self.name}")
+
+
+class Child:
+    """Stands for a call of a handle, as `serve_rt.handle.children` knows them."""
+
+    def __init__(self) -> None:
+        self.cancelled = threading.Event()
+
+    def cancel(self) -> None:
+        self.cancelled.set()
 
 
 class Sync:

@@ -105,6 +105,21 @@ def test_work_whose_deadline_passed_while_it_waited_never_starts(start: Start, m
     asyncio.run(talk())
 
 
+def test_cancellation_reaches_the_calls_made_for_the_request(start: Start, marks: Marks) -> None:
+    """Nobody awaits them in a task that a cancellation could reach: the handler waits in a thread."""
+    replica = start(d.Models, str(marks))
+
+    async def talk() -> None:
+        async with replica.client() as client:
+            waiting = client.call("wait_for_child")
+            await marks.appears("waiting")
+            client.cancel(waiting)
+            await waiting.whole()
+            assert waiting.of(pb.Ended) and marks.words[-1] == "child cancelled True"
+
+    asyncio.run(talk())
+
+
 def test_broken_stream_cancels_what_it_carried(start: Start, marks: Marks) -> None:
     replica = start(d.Async, str(marks))
 

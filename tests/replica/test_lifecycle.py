@@ -172,6 +172,20 @@ def test_sigterm_drains_and_cancels_what_outlives_the_time(start: Start, marks: 
     assert marks.words[-2:] == ["cancelled", "deleted"]
 
 
+def test_models_are_unloaded_before_the_instance_is_told(start: Start, marks: Marks) -> None:
+    replica = start(d.Models, str(marks))
+
+    async def talk() -> None:
+        async with replica.client() as client:
+            for name in ("a", "b"):
+                assert (await client.call("load", name).whole()).value == name
+            replica.process.send_signal(signal.SIGTERM)
+
+    asyncio.run(talk())
+    assert replica.wait_ended() == 0
+    assert marks.words == ["unloaded a", "unloaded b", "deleted"]
+
+
 def test_sigterm_while_constructing_ends_at_once(start: Start) -> None:
     replica = start(d.Slow, 60.0)
 
