@@ -17,6 +17,7 @@ from typing import Any
 import grpc.aio
 
 from serve_rt.agents.blobs import BlobStore, push_blob
+from serve_rt.agents.demand import DemandBook
 from serve_rt.agents.feed import Feed
 from serve_rt.agents.intake import Answer, Reading
 from serve_rt.agents.launcher_link import LauncherLink
@@ -68,6 +69,7 @@ class AgentService:
         self._launcher = launcher
         self._leave = leave
         self._restart_proxies = restart_proxies
+        self._demand = DemandBook(time.monotonic())
 
     # --- changes --------------------------------------------------------------------------------------------------
 
@@ -122,8 +124,16 @@ class AgentService:
     # --- routes ---------------------------------------------------------------------------------------------------
 
     async def feed(self, request: pb.FeedRequest, context: Context) -> AsyncIterator[pb.FeedUpdate]:
-        async for table in self._feed.subscribe():
-            yield pb.FeedUpdate(table=table)
+        self._demand.joined(request.subscriber)
+        try:
+            async for table in self._feed.subscribe():
+                yield pb.FeedUpdate(table=table)
+        finally:
+            self._demand.left(request.subscriber, time.monotonic())
+
+    async def report_demand(self, request: pb.DemandReport, context: Context) -> pb.DemandReply:
+        self._demand.take(request, time.monotonic())
+        return pb.DemandReply()
 
     # --- blobs ----------------------------------------------------------------------------------------------------
 
@@ -197,7 +207,8 @@ class AgentService:
         tasks = TaskOwner("assign stream")
         outbox = _Outbox()
         tasks.start(self._take_pushes(request, outbox), name="pushes")
-        tasks.start(self._watch_news(outbox), name="news")
+        tasks.start(_wake_at_each(self._observations.news(), outbox), name="news")
+        tasks.start(_wake_at_each(self._demand.news(), outbox), name="demand")
         try:
             while not outbox.closed:
                 yield self._report(refused=outbox.refused)
@@ -218,17 +229,16 @@ class AgentService:
             outbox.closed = True
             outbox.wake()
 
-    async def _watch_news(self, outbox: _Outbox) -> None:
-        async for _ in self._observations.news():
-            outbox.wake()
-
     def _report(self, *, refused: bool) -> pb.AssignReport:
         seen = self._supervisor.high_water
+        now = time.monotonic()
         return pb.AssignReport(
             highest_epoch=seen.epoch,
             applied_revision=seen.revision,
             observed=[records.encode(observed) for observed in self._supervisor.observed().values()],
             refused=refused,
+            demand=self._demand.readings(now),
+            demand_complete=self._demand.complete(now),
         )
 
     # --- the node -------------------------------------------------------------------------------------------------
@@ -261,6 +271,11 @@ class _Outbox:
         except TimeoutError:
             pass
         self._event.clear()
+
+
+async def _wake_at_each(news: AsyncIterator[None], outbox: _Outbox) -> None:
+    async for _ in news:
+        outbox.wake()
 
 
 def _refuse_second_forward(forwarded: bool) -> None:

@@ -26,7 +26,7 @@ from serve_rt.observe import log as process_log
 from serve_rt.proxy.app import ProxyApp
 from serve_rt.proxy.http_server import HttpServer
 from serve_rt.proxy.limits import Limits
-from serve_rt.routing import FeedClient, Routers
+from serve_rt.routing import DemandReporter, FeedClient, Routers
 
 log = logging.getLogger(__name__)
 CLOSE_S = 2.0
@@ -52,12 +52,14 @@ async def _live(start: ProxyStart) -> int:
     limits = Limits()
     routers = Routers(start.cluster, token, name)
     feed = FeedClient((start.agent_address,), token, name, lambda table: app.update(table), Path(start.routes_path))
+    demand = DemandReporter(routers, feed, token)
     app = ProxyApp(routers, feed, limits, root_path=start.root_path, timeout_s=start.request_timeout_s)
     server = HttpServer(app, limits, start.keep_alive_timeout_s)
     ending = _Ending(server)
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, ending.told, signum)
     feed.start()
+    demand.start()
     await server.start(socket.socket(fileno=os.dup(start.socket_fd)))
     log.info("accepting on %s:%d", start.host, start.port, extra={"action": "proxy_started", "pid": os.getpid()})
     _quiet_collector()
@@ -65,7 +67,7 @@ async def _live(start: ProxyStart) -> int:
     log.info("draining", extra={"action": "proxy_draining", "connections": server.connections})
     app.draining = True
     answered = await server.drain()
-    await _close(feed, routers)
+    await _close(demand, feed, routers)
     log.info("ended", extra={"action": "proxy_ended", "all_answered": answered})
     return 0
 
@@ -83,9 +85,10 @@ class _Ending:
         self.begun.set()
 
 
-async def _close(feed: FeedClient, routers: Routers) -> None:
+async def _close(demand: DemandReporter, feed: FeedClient, routers: Routers) -> None:
     try:
         async with asyncio.timeout(CLOSE_S):
+            await demand.close()
             await feed.close()
             await routers.close()
     except TimeoutError:

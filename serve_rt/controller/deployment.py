@@ -21,7 +21,8 @@ from serve_rt.controller.rollout import (
     may_stop_first,
     next_steps,
     refuse,
-    replicas_asked,
+    replicas_wanted,
+    rescale,
     take_in,
 )
 from serve_rt.controller.room import asked_by, devices_of
@@ -59,7 +60,8 @@ def _current(
     if stored is None:
         return first_memory(key, spec, generation, draft.now_wall)
     if stored.generation == generation:
-        return stored
+        scaled = draft.cluster.scale_targets.get(key)
+        return stored if scaled is None else rescale(stored, scaled, draft.now_wall)
     return take_in(stored, spec, generation, _failures(members, spec.version), draft.now_wall)
 
 
@@ -74,7 +76,7 @@ def _judge(draft: Draft, memory: DeploymentMemory, members: Iterable[Member]) ->
     ours = [m for m in members if m.wanted and m.version == memory.target.version]
     failures = memory.failure_offset + _failures(ours, memory.target.version)
     options = memory.target.options
-    limit = max(1, replicas_asked(memory.target)) * draft.settings.constructor_failures_per_replica
+    limit = max(1, replicas_wanted(memory)) * draft.settings.constructor_failures_per_replica
     once_good = memory.last_good is None and any(m.ready for m in ours)  # the first version: go on trying, as Ray does
     if failures >= max(1, min(limit, options.max_constructor_retry_count)) and not once_good:
         reason = (
@@ -149,7 +151,7 @@ class _Work:
 
     def __init__(self, draft: Draft, key: DeploymentKey, memory: DeploymentMemory, groups: _Groups) -> None:
         self.draft, self.key, self.memory, self.groups = draft, key, memory, groups
-        self.wanted = replicas_asked(memory.target)
+        self.wanted = replicas_wanted(memory)
         self.created: list[Assignment] = []
         self.drained: set[ReplicaId] = set()
         self.pending = ""

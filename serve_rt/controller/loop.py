@@ -13,6 +13,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable
+from dataclasses import replace
 
 from serve_rt.aio import Clock, cancel_and_wait
 from serve_rt.config.protections import Protection, enabled
@@ -20,6 +21,7 @@ from serve_rt.controller.apply import apply
 from serve_rt.controller.plan import Action, Plan, PublishRoute, SaveDeployment, describe
 from serve_rt.controller.push import Pusher
 from serve_rt.controller.reconcile import reconcile
+from serve_rt.controller.scaling import Scaling
 from serve_rt.controller.settings import ControlSettings
 from serve_rt.credentials import ClusterToken
 from serve_rt.errors import DeadlineExceededError, EtcdUnavailableError, FencedError, SessionLostError
@@ -35,6 +37,7 @@ log = logging.getLogger(__name__)
 ECHO_WAIT_S = 5.0
 STORE_AWAY_RETRY_S = 0.25
 MANY_PASSES = 1000
+LOOK_AT_DEMAND_S = 0.25
 
 
 class ControlLoop:
@@ -52,7 +55,10 @@ class ControlLoop:
         self._mirror, self._keys, self._leadership = mirror, keys, leadership
         self._settings, self._clock = settings, clock
         self._wake = asyncio.Event()
-        self._pusher = Pusher(token, leadership.epoch, self._wake.set, self._deposed)
+        self._demand_changed = asyncio.Event()
+        told = (self._wake.set, self._demand_changed.set, self._deposed)
+        self._pusher = Pusher(token, leadership.epoch, *told, clock)
+        self._scaling = Scaling(clock.monotonic())
         self._held_since: float | None = None
         """Since when routes are gathered that may wait for others."""
         self._went_back_seen: set[tuple[NodeId, str]] = set()
@@ -64,14 +70,16 @@ class ControlLoop:
         """Lead until the leadership is lost. *Errors*: FencedError, SessionLostError."""
         unsubscribe: Callable[[], None] = self._mirror.subscribe(lambda _: self._wake.set())
         deciding = asyncio.create_task(self._decide_for_ever(), name="control loop")
+        scaling = asyncio.create_task(self._watch_demand(), name="control loop: demand")
         losing = asyncio.create_task(self._leadership.lost.wait(), name="control loop: leadership lost")
         try:
-            await asyncio.wait({deciding, losing}, return_when=asyncio.FIRST_COMPLETED)
-            if deciding.done():
-                deciding.result()
+            await asyncio.wait({deciding, scaling, losing}, return_when=asyncio.FIRST_COMPLETED)
+            for task in (deciding, scaling):
+                if task.done():
+                    task.result()
         finally:
             unsubscribe()
-            await cancel_and_wait(deciding, losing)  # at once: a deposed leader must not finish what it began
+            await cancel_and_wait(deciding, scaling, losing)  # at once: a deposed leader must not finish what it began
             await self._pusher.close()
 
     def _deposed(self, reason: str) -> None:
@@ -116,6 +124,7 @@ class ControlLoop:
         self._follow()
         now = self._clock.monotonic()
         cluster = self._pusher.overlay(self._mirror.cluster)
+        cluster = replace(cluster, scale_targets=self._scaling.look(cluster, self._pusher.demand(), now))
         plan = reconcile(cluster, now, self._settings, self._clock.wall())
         held_s = self._hold(plan, cluster, now)
         if held_s > 0.0:
@@ -167,12 +176,24 @@ class ControlLoop:
             self._held_since = None
         return left_s
 
+    async def _watch_demand(self) -> None:
+        """Look at the demand when it changes and as time passes; a full pass only when a target should change."""
+        while True:
+            self._demand_changed.clear()
+            now = self._clock.monotonic()
+            if self._scaling.look(self._mirror.cluster, self._pusher.demand(), now):
+                self._wake.set()
+            await self._wait(self._demand_changed, LOOK_AT_DEMAND_S)
+
     def _follow(self) -> None:
         if enabled(Protection.PUSH):
             self._pusher.follow(self._mirror.cluster)
 
     async def _sleep(self, seconds: float) -> None:
-        waking = asyncio.create_task(self._wake.wait(), name="control loop: woken")
+        await self._wait(self._wake, seconds)
+
+    async def _wait(self, event: asyncio.Event, seconds: float) -> None:
+        waking = asyncio.create_task(event.wait(), name="control loop: woken")
         timer = asyncio.create_task(self._clock.sleep(seconds), name="control loop: timer")
         try:
             await asyncio.wait({waking, timer}, return_when=asyncio.FIRST_COMPLETED)

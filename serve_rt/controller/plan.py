@@ -127,7 +127,8 @@ def describe(action: Action) -> str:
         case SaveDeployment(m):
             why = f" ({m.message.splitlines()[-1][:80]})" if m.message else ""
             pending = f" pending: {m.pending}" if m.pending else ""
-            return f"save {m.app}#{m.deployment} {m.phase.name} target={m.target.version}{why}{pending}"
+            scaled = f" replicas={m.scale_target}" if m.scale_target is not None else ""
+            return f"save {m.app}#{m.deployment} {m.phase.name} target={m.target.version}{scaled}{why}{pending}"
         case CreateAssignment(a, adopted):
             devices = "".join(f" {share.uuid}:{share.milli}" for share in a.devices)
             return f"{'adopt' if adopted else 'create'} {a.replica_id} on {a.node_id} {a.spec.version}{devices}"

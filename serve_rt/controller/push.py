@@ -14,7 +14,8 @@ from dataclasses import replace
 
 import grpc.aio
 
-from serve_rt.aio import Backoff, TaskOwner
+from serve_rt.aio import Backoff, Clock, TaskOwner
+from serve_rt.controller.demand import NodeDemand, read_report
 from serve_rt.credentials import ClusterToken, control_channel
 from serve_rt.errors import ConfigError
 from serve_rt.model.cluster import Cluster
@@ -33,10 +34,16 @@ class Pusher:
     """All links of one term of leadership. *Resources*: `close()` ends them."""
 
     def __init__(
-        self, token: ClusterToken, epoch: int, on_report: Callable[[], None], on_deposed: Callable[[str], None]
+        self,
+        token: ClusterToken,
+        epoch: int,
+        on_report: Callable[[], None],
+        on_demand: Callable[[], None],
+        on_deposed: Callable[[str], None],
+        clock: Clock,
     ) -> None:
-        self._token, self.epoch = token, epoch
-        self._on_report, self._on_deposed = on_report, on_deposed
+        self._token, self.epoch, self._clock = token, epoch, clock
+        self._on_report, self._on_demand, self._on_deposed = on_report, on_demand, on_deposed
         self._links: dict[NodeId, _Link] = {}
         self._tasks = TaskOwner("pusher")
 
@@ -58,13 +65,18 @@ class Pusher:
         old = self._links.pop(node, None)
         if old is not None:
             old.task.cancel()
-        link = _Link(record, self.epoch)
-        link.task = self._tasks.start(link.run(self._token, self._on_report, self._on_deposed), name=f"link to {node}")
+        link = _Link(record, self.epoch, self._clock)
+        told = (self._on_report, self._on_demand, self._on_deposed)
+        link.task = self._tasks.start(link.run(self._token, *told), name=f"link to {node}")
         self._links[node] = link
 
     @property
     def all_reported(self) -> bool:
         return all(link.reported is not None for link in self._links.values())
+
+    def demand(self) -> dict[NodeId, NodeDemand]:
+        """Each agent's last word; it stands while the stream is broken, and gets old."""
+        return {node: link.demand for node, link in self._links.items() if link.demand is not None}
 
     def overlay(self, cluster: Cluster) -> Cluster:
         """The cluster with the agents' last words in place of older records."""
@@ -103,13 +115,14 @@ class _Link:
 
     task: asyncio.Task[None]
 
-    def __init__(self, record: NodeRecord, epoch: int) -> None:
+    def __init__(self, record: NodeRecord, epoch: int, clock: Clock) -> None:
         self.record = record
+        self.demand: NodeDemand | None = None
         self.reported: dict[ReplicaId, Observed] | None = None
         """What the agent said on the stream that is open now; None while there is none."""
         self.applied = 0
         """Up to which revision the agent has read its assignments."""
-        self._epoch = epoch
+        self._epoch, self._clock = epoch, clock
         self._due: pb.AssignPush | None = None
         self._wake = asyncio.Event()
         self._sent: tuple[str, tuple[Assignment, ...]] | None = None
@@ -127,7 +140,13 @@ class _Link:
         )
         self._wake.set()
 
-    async def run(self, token: ClusterToken, on_report: Callable[[], None], on_deposed: Callable[[str], None]) -> None:
+    async def run(
+        self,
+        token: ClusterToken,
+        on_report: Callable[[], None],
+        on_demand: Callable[[], None],
+        on_deposed: Callable[[str], None],
+    ) -> None:
         """Speak until cancelled, over as many streams as it takes."""
         backoff = Backoff(0.05, 2.0)
         while True:
@@ -137,6 +156,8 @@ class _Link:
                         backoff.reset()
                         if self._take(report, on_deposed):
                             on_report()
+                        if self._take_demand(report):
+                            on_demand()
                 except grpc.aio.AioRpcError as error:
                     reason = from_rpc_error(error, f"the stream to agent {self.record.node_id}")
                     level = logging.DEBUG if self.reported is None else logging.INFO  # once, not at each attempt
@@ -165,6 +186,12 @@ class _Link:
         self.applied = report.applied_revision
         pushed = self._due.mod_revision if self._due is not None else 0
         return self.reported != before or read_before < pushed <= self.applied
+
+    def _take_demand(self, report: pb.AssignReport) -> bool:
+        """Whether it differs from the last word; the same again only shows that it still holds."""
+        before = self.demand.counts if self.demand is not None else {}
+        self.demand = read_report(report, self._clock.monotonic())
+        return self.demand.counts != before
 
 
 def _observations(records: Iterable[bytes]) -> Iterable[Observed]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from serve_rt.controller.autoscale import bounded
 from serve_rt.model.cluster import KEPT_VERSIONS, ROLLOUT_TRANSITIONS, DeploymentMemory, RolloutPhase
 from serve_rt.model.ids import DeploymentKey
 from serve_rt.model.spec import DeploymentSpec
@@ -90,6 +91,8 @@ def take_in(
 ) -> DeploymentMemory:
     """The memory after a deploy: a new version rolls, a light change scales or nothing."""
     asked = replace(memory, generation=generation, versions=_remember(memory, spec), pending="")
+    if spec.options.autoscaling != memory.target.options.autoscaling:
+        asked = replace(asked, scale_target=_first_target(memory, spec))
     if spec.version != memory.target.version or memory.phase in _STARTS_OVER:
         forgiven = failures if spec.version == memory.target.version else 0  # asked again: a fresh count
         return enter(
@@ -102,7 +105,7 @@ def take_in(
             failure_offset=-forgiven,
             trigger=DeploymentStatusTrigger.CONFIG_UPDATE_STARTED,
         )
-    return _take_in_light(replace(asked, target=spec), replicas_asked(memory.target), now_wall)
+    return _take_in_light(replace(asked, target=spec), replicas_wanted(memory), now_wall)
 
 
 _STARTS_OVER = frozenset(
@@ -112,7 +115,7 @@ _SCALES = frozenset({RolloutPhase.STEADY, RolloutPhase.UPSCALING, RolloutPhase.D
 
 
 def _take_in_light(memory: DeploymentMemory, before: int, now_wall: float) -> DeploymentMemory:
-    wanted = replicas_asked(memory.target)
+    wanted = replicas_wanted(memory)
     if wanted == before or memory.phase not in _SCALES:
         return memory
     phase = RolloutPhase.UPSCALING if wanted > before else RolloutPhase.DOWNSCALING
@@ -127,10 +130,33 @@ def _remember(memory: DeploymentMemory, spec: DeploymentSpec) -> tuple[Deploymen
     return (spec, *(kept[:-1] + good if good else kept))
 
 
-def replicas_asked(spec: DeploymentSpec) -> int:
-    """How many replicas the options alone ask for; the autoscaler will start from here."""
-    autoscaling = spec.options.autoscaling
-    return autoscaling.start_replicas() if autoscaling is not None else spec.options.num_replicas
+def replicas_wanted(memory: DeploymentMemory) -> int:
+    """How many replicas there should be: as the options say, or the autoscaler."""
+    options = memory.target.options
+    if options.autoscaling is None:
+        return options.num_replicas
+    target = memory.scale_target
+    return bounded(options.autoscaling, target if target is not None else options.autoscaling.start_replicas())
+
+
+def _first_target(memory: DeploymentMemory, spec: DeploymentSpec) -> int | None:
+    """With new autoscaling options: what they say to begin with, else go on from where we are."""
+    options = spec.options.autoscaling
+    return None if options is None or options.initial_replicas is not None else replicas_wanted(memory)
+
+
+def rescale(memory: DeploymentMemory, target: int, now_wall: float) -> DeploymentMemory:
+    """Take in the autoscaler's word. While a version rolls, more may be asked for but not less."""
+    before = replicas_wanted(memory)
+    if target == before or memory.target.options.autoscaling is None or memory.phase in _NEVER_SCALED:
+        return memory
+    if memory.phase not in _SCALES:
+        return replace(memory, scale_target=target) if target > before else memory
+    phase = RolloutPhase.UPSCALING if target > before else RolloutPhase.DOWNSCALING
+    return enter(memory, phase, now_wall, message="", scale_target=target, trigger=DeploymentStatusTrigger.AUTOSCALING)
+
+
+_NEVER_SCALED = frozenset({RolloutPhase.FAILED, RolloutPhase.DELETING})
 
 
 def complete(memory: DeploymentMemory, now_wall: float) -> DeploymentMemory:

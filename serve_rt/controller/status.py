@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from serve_rt.controller.rollout import replicas_asked
+from serve_rt.controller.rollout import replicas_wanted
 from serve_rt.model.cluster import Cluster, DeploymentMemory, RolloutPhase
 from serve_rt.model.ids import AppName, DeploymentKey, NodeId, deployment_of
 from serve_rt.model.node import NodeMark, NodeRecord
@@ -164,7 +164,7 @@ def _deployment(
         return DeploymentStatusOverview(DeploymentStatus.UPDATING, started, states)
     status, trigger, message = _PHASE_STATUS[memory.phase], memory.trigger, _join(memory.message, memory.pending)
     trouble = _trouble(members)
-    if memory.phase is RolloutPhase.STEADY and states["RUNNING"] < replicas_asked(memory.target):
+    if memory.phase is RolloutPhase.STEADY and states["RUNNING"] < replicas_wanted(memory):
         status, trigger = DeploymentStatus.UNHEALTHY, DeploymentStatusTrigger.HEALTH_CHECK_FAILED
         message = _join(message, trouble or _missing(states, memory))
     elif memory.phase is RolloutPhase.ROLLING and trouble:
@@ -187,7 +187,7 @@ def _trouble(members: Iterable[tuple[Assignment, Observed | None]]) -> str:
 
 
 def _missing(states: Counter[str], memory: DeploymentMemory) -> str:
-    wanted = replicas_asked(memory.target)
+    wanted = replicas_wanted(memory)
     return f"{states['RUNNING']} of {wanted} replicas are ready; the others are being restarted or replaced."
 
 

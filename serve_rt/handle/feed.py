@@ -10,7 +10,7 @@ from serve_rt.errors import NoClusterError
 from serve_rt.handle.runtime import FIRST_TABLE_TIMEOUT_S, Sender
 from serve_rt.model.ids import DeploymentKey
 from serve_rt.model.routes import RouteTable
-from serve_rt.routing import FeedClient, Routers
+from serve_rt.routing import DemandReporter, FeedClient, Routers
 
 
 class FedRoutes:
@@ -19,6 +19,7 @@ class FedRoutes:
     def __init__(self, addresses: Sequence[str], token: ClusterToken, cluster: str, client_name: str) -> None:
         self._routers = Routers(cluster, token, client_name)
         self._feed = FeedClient(addresses, token, client_name, self._on_table, None)
+        self._demand = DemandReporter(self._routers, self._feed, token)
         self._changed = asyncio.Event()
 
     @property
@@ -30,6 +31,7 @@ class FedRoutes:
 
     def start(self) -> None:
         self._feed.start()
+        self._demand.start()
 
     async def wait_for_change(self) -> None:
         await self._changed.wait()
@@ -40,6 +42,7 @@ class FedRoutes:
         changed.set()
 
     async def close(self) -> None:
+        await self._demand.close()
         await self._feed.close()
         await self._routers.close()
 

@@ -108,6 +108,8 @@ class DeploymentMemory:
     """The asked version that was rolled back from; not tried again before the next deploy."""
     progress: int = 0
     """Most replicas of the target seen ready since the phase began: each one more renews the progress deadline."""
+    scale_target: int | None = None
+    """What the autoscaler decided last; None before its first decision, and without autoscaling."""
     failure_offset: int = 0
     """Failures of replicas replaced since, less those that had happened when the same version was asked for again."""
     trigger: DeploymentStatusTrigger = DeploymentStatusTrigger.CONFIG_UPDATE_STARTED
@@ -154,6 +156,8 @@ class Cluster:
     blobs: Mapping[BlobDigest, frozenset[NodeId]] = field(default_factory=dict)
     applied: Mapping[NodeId, int] = field(default_factory=dict)
     """Up to which revision an agent has read its assignments; only the leader hears it, on its streams."""
+    scale_targets: Mapping[DeploymentKey, int] = field(default_factory=dict)
+    """Targets the autoscaler wants to change now; only the leader has any."""
     gone_since: Mapping[NodeId, float] = field(default_factory=dict)
     """Nodes that hold assignments or observed replicas but are not registered: since when, monotonic."""
     phase_since: Mapping[DeploymentKey, float] = field(default_factory=dict)

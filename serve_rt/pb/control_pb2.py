@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19serve_rt/v1/control.proto\x12\x0bserve_rt.v1\"F\n\rDeployRequest\x12\x13\n\x0b\x61pplication\x18\x01 \x01(\x0c\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\x12\x11\n\tforwarded\x18\x03 \x01(\x08\"B\n\rDeleteRequest\x12\x0b\n\x03\x61pp\x18\x01 \x01(\t\x12\x11\n\tdeploy_id\x18\x02 \x01(\t\x12\x11\n\tforwarded\x18\x03 \x01(\x08\"2\n\x0b\x43hangeReply\x12\x11\n\tdeploy_id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\"\x1c\n\rStatusRequest\x12\x0b\n\x03\x61pp\x18\x01 \x01(\t\"\x1d\n\x0bStatusReply\x12\x0e\n\x06status\x18\x01 \x01(\x0c\"\x0e\n\x0cNodesRequest\"\x1b\n\nNodesReply\x12\r\n\x05nodes\x18\x01 \x01(\x0c\"!\n\x0b\x46\x65\x65\x64Request\x12\x12\n\nsubscriber\x18\x01 \x01(\t\"\x1b\n\nFeedUpdate\x12\r\n\x05table\x18\x01 \x01(\x0c\"=\n\tBlobChunk\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x12\n\nlocal_only\x18\x03 \x01(\x08\"\x1f\n\x0cPutBlobReply\x12\x0f\n\x07\x65xisted\x18\x01 \x01(\x08\"4\n\x0eGetBlobRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x12\n\nlocal_only\x18\x02 \x01(\x08\"c\n\x0bLogsRequest\x12\x0b\n\x03\x61pp\x18\x01 \x01(\t\x12\x0f\n\x07replica\x18\x02 \x01(\t\x12\x12\n\ntail_lines\x18\x03 \x01(\r\x12\x0e\n\x06\x66ollow\x18\x04 \x01(\x08\x12\x12\n\nlocal_only\x18\x05 \x01(\x08\")\n\tLogsChunk\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"[\n\nAssignPush\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\x14\n\x0cmod_revision\x18\x03 \x01(\x03\x12\x13\n\x0b\x61ssignments\x18\x04 \x03(\x0c\"b\n\x0c\x41ssignReport\x12\x15\n\rhighest_epoch\x18\x01 \x01(\x03\x12\x18\n\x10\x61pplied_revision\x18\x02 \x01(\x03\x12\x10\n\x08observed\x18\x03 \x03(\x0c\x12\x0f\n\x07refused\x18\x04 \x01(\x08\".\n\x0cLeaveRequest\x12\r\n\x05\x66orce\x18\x01 \x01(\x08\x12\x0f\n\x07\x64rain_s\x18\x02 \x01(\x01\"\x0c\n\nLeaveReply\"\x11\n\x0fIdentityRequest\"\x9a\x01\n\rIdentityReply\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12\x0f\n\x07session\x18\x03 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x04 \x01(\t\x12\x10\n\x08software\x18\x05 \x01(\t\x12\x0b\n\x03pid\x18\x06 \x01(\x03\x12\x14\n\x0chttp_address\x18\x07 \x01(\t\x12\x10\n\x08launcher\x18\x08 \x01(\t\"\x17\n\x15RestartProxiesRequest\"\'\n\x13RestartProxiesReply\x12\x10\n\x08replaced\x18\x01 \x01(\r2\x9c\x06\n\x05\x41gent\x12>\n\x06\x44\x65ploy\x12\x1a.serve_rt.v1.DeployRequest\x1a\x18.serve_rt.v1.ChangeReply\x12>\n\x06\x44\x65lete\x12\x1a.serve_rt.v1.DeleteRequest\x1a\x18.serve_rt.v1.ChangeReply\x12>\n\x06Status\x12\x1a.serve_rt.v1.StatusRequest\x1a\x18.serve_rt.v1.StatusReply\x12;\n\x05Nodes\x12\x19.serve_rt.v1.NodesRequest\x1a\x17.serve_rt.v1.NodesReply\x12;\n\x04\x46\x65\x65\x64\x12\x18.serve_rt.v1.FeedRequest\x1a\x17.serve_rt.v1.FeedUpdate0\x01\x12>\n\x07PutBlob\x12\x16.serve_rt.v1.BlobChunk\x1a\x19.serve_rt.v1.PutBlobReply(\x01\x12@\n\x07GetBlob\x12\x1b.serve_rt.v1.GetBlobRequest\x1a\x16.serve_rt.v1.BlobChunk0\x01\x12:\n\x04Logs\x12\x18.serve_rt.v1.LogsRequest\x1a\x16.serve_rt.v1.LogsChunk0\x01\x12@\n\x06\x41ssign\x12\x17.serve_rt.v1.AssignPush\x1a\x19.serve_rt.v1.AssignReport(\x01\x30\x01\x12;\n\x05Leave\x12\x19.serve_rt.v1.LeaveRequest\x1a\x17.serve_rt.v1.LeaveReply\x12\x44\n\x08Identity\x12\x1c.serve_rt.v1.IdentityRequest\x1a\x1a.serve_rt.v1.IdentityReply\x12V\n\x0eRestartProxies\x12\".serve_rt.v1.RestartProxiesRequest\x1a .serve_rt.v1.RestartProxiesReply2\x8c\x01\n\nController\x12>\n\x06\x44\x65ploy\x12\x1a.serve_rt.v1.DeployRequest\x1a\x18.serve_rt.v1.ChangeReply\x12>\n\x06\x44\x65lete\x12\x1a.serve_rt.v1.DeleteRequest\x1a\x18.serve_rt.v1.ChangeReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19serve_rt/v1/control.proto\x12\x0bserve_rt.v1\"F\n\rDeployRequest\x12\x13\n\x0b\x61pplication\x18\x01 \x01(\x0c\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\x12\x11\n\tforwarded\x18\x03 \x01(\x08\"B\n\rDeleteRequest\x12\x0b\n\x03\x61pp\x18\x01 \x01(\t\x12\x11\n\tdeploy_id\x18\x02 \x01(\t\x12\x11\n\tforwarded\x18\x03 \x01(\x08\"2\n\x0b\x43hangeReply\x12\x11\n\tdeploy_id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\"\x1c\n\rStatusRequest\x12\x0b\n\x03\x61pp\x18\x01 \x01(\t\"\x1d\n\x0bStatusReply\x12\x0e\n\x06status\x18\x01 \x01(\x0c\"\x0e\n\x0cNodesRequest\"\x1b\n\nNodesReply\x12\r\n\x05nodes\x18\x01 \x01(\x0c\"!\n\x0b\x46\x65\x65\x64Request\x12\x12\n\nsubscriber\x18\x01 \x01(\t\"\x1b\n\nFeedUpdate\x12\r\n\x05table\x18\x01 \x01(\x0c\"=\n\tBlobChunk\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x12\n\nlocal_only\x18\x03 \x01(\x08\"\x1f\n\x0cPutBlobReply\x12\x0f\n\x07\x65xisted\x18\x01 \x01(\x08\"4\n\x0eGetBlobRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x12\n\nlocal_only\x18\x02 \x01(\x08\"c\n\x0bLogsRequest\x12\x0b\n\x03\x61pp\x18\x01 \x01(\t\x12\x0f\n\x07replica\x18\x02 \x01(\t\x12\x12\n\ntail_lines\x18\x03 \x01(\r\x12\x0e\n\x06\x66ollow\x18\x04 \x01(\x08\x12\x12\n\nlocal_only\x18\x05 \x01(\x08\")\n\tLogsChunk\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"[\n\nAssignPush\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\x14\n\x0cmod_revision\x18\x03 \x01(\x03\x12\x13\n\x0b\x61ssignments\x18\x04 \x03(\x0c\"\xa6\x01\n\x0c\x41ssignReport\x12\x15\n\rhighest_epoch\x18\x01 \x01(\x03\x12\x18\n\x10\x61pplied_revision\x18\x02 \x01(\x03\x12\x10\n\x08observed\x18\x03 \x03(\x0c\x12\x0f\n\x07refused\x18\x04 \x01(\x08\x12)\n\x06\x64\x65mand\x18\x05 \x03(\x0b\x32\x19.serve_rt.v1.DemandReport\x12\x17\n\x0f\x64\x65mand_complete\x18\x06 \x01(\x08\"O\n\x0b\x44\x65mandEntry\x12\x0b\n\x03\x61pp\x18\x01 \x01(\t\x12\x12\n\ndeployment\x18\x02 \x01(\t\x12\x0e\n\x06queued\x18\x03 \x01(\r\x12\x0f\n\x07ongoing\x18\x04 \x01(\r\"h\n\x0c\x44\x65mandReport\x12\x10\n\x08reporter\x18\x01 \x01(\t\x12\x0b\n\x03seq\x18\x02 \x01(\x03\x12)\n\x07\x65ntries\x18\x03 \x03(\x0b\x32\x18.serve_rt.v1.DemandEntry\x12\x0e\n\x06\x61ge_ms\x18\x04 \x01(\r\"\r\n\x0b\x44\x65mandReply\".\n\x0cLeaveRequest\x12\r\n\x05\x66orce\x18\x01 \x01(\x08\x12\x0f\n\x07\x64rain_s\x18\x02 \x01(\x01\"\x0c\n\nLeaveReply\"\x11\n\x0fIdentityRequest\"\x9a\x01\n\rIdentityReply\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12\x0f\n\x07session\x18\x03 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x04 \x01(\t\x12\x10\n\x08software\x18\x05 \x01(\t\x12\x0b\n\x03pid\x18\x06 \x01(\x03\x12\x14\n\x0chttp_address\x18\x07 \x01(\t\x12\x10\n\x08launcher\x18\x08 \x01(\t\"\x17\n\x15RestartProxiesRequest\"\'\n\x13RestartProxiesReply\x12\x10\n\x08replaced\x18\x01 \x01(\r2\xe1\x06\n\x05\x41gent\x12>\n\x06\x44\x65ploy\x12\x1a.serve_rt.v1.DeployRequest\x1a\x18.serve_rt.v1.ChangeReply\x12>\n\x06\x44\x65lete\x12\x1a.serve_rt.v1.DeleteRequest\x1a\x18.serve_rt.v1.ChangeReply\x12>\n\x06Status\x12\x1a.serve_rt.v1.StatusRequest\x1a\x18.serve_rt.v1.StatusReply\x12;\n\x05Nodes\x12\x19.serve_rt.v1.NodesRequest\x1a\x17.serve_rt.v1.NodesReply\x12;\n\x04\x46\x65\x65\x64\x12\x18.serve_rt.v1.FeedRequest\x1a\x17.serve_rt.v1.FeedUpdate0\x01\x12>\n\x07PutBlob\x12\x16.serve_rt.v1.BlobChunk\x1a\x19.serve_rt.v1.PutBlobReply(\x01\x12@\n\x07GetBlob\x12\x1b.serve_rt.v1.GetBlobRequest\x1a\x16.serve_rt.v1.BlobChunk0\x01\x12:\n\x04Logs\x12\x18.serve_rt.v1.LogsRequest\x1a\x16.serve_rt.v1.LogsChunk0\x01\x12@\n\x06\x41ssign\x12\x17.serve_rt.v1.AssignPush\x1a\x19.serve_rt.v1.AssignReport(\x01\x30\x01\x12;\n\x05Leave\x12\x19.serve_rt.v1.LeaveRequest\x1a\x17.serve_rt.v1.LeaveReply\x12\x44\n\x08Identity\x12\x1c.serve_rt.v1.IdentityRequest\x1a\x1a.serve_rt.v1.IdentityReply\x12V\n\x0eRestartProxies\x12\".serve_rt.v1.RestartProxiesRequest\x1a .serve_rt.v1.RestartProxiesReply\x12\x43\n\x0cReportDemand\x12\x19.serve_rt.v1.DemandReport\x1a\x18.serve_rt.v1.DemandReply2\x8c\x01\n\nController\x12>\n\x06\x44\x65ploy\x12\x1a.serve_rt.v1.DeployRequest\x1a\x18.serve_rt.v1.ChangeReply\x12>\n\x06\x44\x65lete\x12\x1a.serve_rt.v1.DeleteRequest\x1a\x18.serve_rt.v1.ChangeReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -61,22 +61,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LOGSCHUNK']._serialized_end=696
   _globals['_ASSIGNPUSH']._serialized_start=698
   _globals['_ASSIGNPUSH']._serialized_end=789
-  _globals['_ASSIGNREPORT']._serialized_start=791
-  _globals['_ASSIGNREPORT']._serialized_end=889
-  _globals['_LEAVEREQUEST']._serialized_start=891
-  _globals['_LEAVEREQUEST']._serialized_end=937
-  _globals['_LEAVEREPLY']._serialized_start=939
-  _globals['_LEAVEREPLY']._serialized_end=951
-  _globals['_IDENTITYREQUEST']._serialized_start=953
-  _globals['_IDENTITYREQUEST']._serialized_end=970
-  _globals['_IDENTITYREPLY']._serialized_start=973
-  _globals['_IDENTITYREPLY']._serialized_end=1127
-  _globals['_RESTARTPROXIESREQUEST']._serialized_start=1129
-  _globals['_RESTARTPROXIESREQUEST']._serialized_end=1152
-  _globals['_RESTARTPROXIESREPLY']._serialized_start=1154
-  _globals['_RESTARTPROXIESREPLY']._serialized_end=1193
-  _globals['_AGENT']._serialized_start=1196
-  _globals['_AGENT']._serialized_end=1992
-  _globals['_CONTROLLER']._serialized_start=1995
-  _globals['_CONTROLLER']._serialized_end=2135
+  _globals['_ASSIGNREPORT']._serialized_start=792
+  _globals['_ASSIGNREPORT']._serialized_end=958
+  _globals['_DEMANDENTRY']._serialized_start=960
+  _globals['_DEMANDENTRY']._serialized_end=1039
+  _globals['_DEMANDREPORT']._serialized_start=1041
+  _globals['_DEMANDREPORT']._serialized_end=1145
+  _globals['_DEMANDREPLY']._serialized_start=1147
+  _globals['_DEMANDREPLY']._serialized_end=1160
+  _globals['_LEAVEREQUEST']._serialized_start=1162
+  _globals['_LEAVEREQUEST']._serialized_end=1208
+  _globals['_LEAVEREPLY']._serialized_start=1210
+  _globals['_LEAVEREPLY']._serialized_end=1222
+  _globals['_IDENTITYREQUEST']._serialized_start=1224
+  _globals['_IDENTITYREQUEST']._serialized_end=1241
+  _globals['_IDENTITYREPLY']._serialized_start=1244
+  _globals['_IDENTITYREPLY']._serialized_end=1398
+  _globals['_RESTARTPROXIESREQUEST']._serialized_start=1400
+  _globals['_RESTARTPROXIESREQUEST']._serialized_end=1423
+  _globals['_RESTARTPROXIESREPLY']._serialized_start=1425
+  _globals['_RESTARTPROXIESREPLY']._serialized_end=1464
+  _globals['_AGENT']._serialized_start=1467
+  _globals['_AGENT']._serialized_end=2332
+  _globals['_CONTROLLER']._serialized_start=2335
+  _globals['_CONTROLLER']._serialized_end=2475
 # @@protoc_insertion_point(module_scope)

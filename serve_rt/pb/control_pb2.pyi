@@ -1,7 +1,7 @@
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from typing import ClassVar as _ClassVar, Iterable as _Iterable, Optional as _Optional
+from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
@@ -126,16 +126,48 @@ class AssignPush(_message.Message):
     def __init__(self, epoch: _Optional[int] = ..., incarnation: _Optional[str] = ..., mod_revision: _Optional[int] = ..., assignments: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class AssignReport(_message.Message):
-    __slots__ = ("highest_epoch", "applied_revision", "observed", "refused")
+    __slots__ = ("highest_epoch", "applied_revision", "observed", "refused", "demand", "demand_complete")
     HIGHEST_EPOCH_FIELD_NUMBER: _ClassVar[int]
     APPLIED_REVISION_FIELD_NUMBER: _ClassVar[int]
     OBSERVED_FIELD_NUMBER: _ClassVar[int]
     REFUSED_FIELD_NUMBER: _ClassVar[int]
+    DEMAND_FIELD_NUMBER: _ClassVar[int]
+    DEMAND_COMPLETE_FIELD_NUMBER: _ClassVar[int]
     highest_epoch: int
     applied_revision: int
     observed: _containers.RepeatedScalarFieldContainer[bytes]
     refused: bool
-    def __init__(self, highest_epoch: _Optional[int] = ..., applied_revision: _Optional[int] = ..., observed: _Optional[_Iterable[bytes]] = ..., refused: bool = ...) -> None: ...
+    demand: _containers.RepeatedCompositeFieldContainer[DemandReport]
+    demand_complete: bool
+    def __init__(self, highest_epoch: _Optional[int] = ..., applied_revision: _Optional[int] = ..., observed: _Optional[_Iterable[bytes]] = ..., refused: bool = ..., demand: _Optional[_Iterable[_Union[DemandReport, _Mapping]]] = ..., demand_complete: bool = ...) -> None: ...
+
+class DemandEntry(_message.Message):
+    __slots__ = ("app", "deployment", "queued", "ongoing")
+    APP_FIELD_NUMBER: _ClassVar[int]
+    DEPLOYMENT_FIELD_NUMBER: _ClassVar[int]
+    QUEUED_FIELD_NUMBER: _ClassVar[int]
+    ONGOING_FIELD_NUMBER: _ClassVar[int]
+    app: str
+    deployment: str
+    queued: int
+    ongoing: int
+    def __init__(self, app: _Optional[str] = ..., deployment: _Optional[str] = ..., queued: _Optional[int] = ..., ongoing: _Optional[int] = ...) -> None: ...
+
+class DemandReport(_message.Message):
+    __slots__ = ("reporter", "seq", "entries", "age_ms")
+    REPORTER_FIELD_NUMBER: _ClassVar[int]
+    SEQ_FIELD_NUMBER: _ClassVar[int]
+    ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    AGE_MS_FIELD_NUMBER: _ClassVar[int]
+    reporter: str
+    seq: int
+    entries: _containers.RepeatedCompositeFieldContainer[DemandEntry]
+    age_ms: int
+    def __init__(self, reporter: _Optional[str] = ..., seq: _Optional[int] = ..., entries: _Optional[_Iterable[_Union[DemandEntry, _Mapping]]] = ..., age_ms: _Optional[int] = ...) -> None: ...
+
+class DemandReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class LeaveRequest(_message.Message):
     __slots__ = ("force", "drain_s")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -41,7 +42,11 @@ class FeedClient:
         snapshot_path: Path | None,
     ) -> None:
         self._first_addresses = tuple(addresses)
-        self._token, self._subscriber, self._on_table, self._snapshot_path = token, subscriber, on_table, snapshot_path
+        self._token, self._on_table, self._snapshot_path = token, on_table, snapshot_path
+        self.subscriber = f"{subscriber}/{os.getpid()}"
+        """A successor of the same name is another one: the pid tells them apart."""
+        self.agent: str | None = None
+        """Address of the agent whose feed is followed now."""
         self._tasks = TaskOwner("feed")
         self._table: RouteTable | None = None
         self._confirmed_s: float | None = None
@@ -81,7 +86,7 @@ class FeedClient:
         """Follow one agent until it is gone; whether it ever gave a table."""
         channel = control_channel(address, self._token)
         stub = Stub(channel, control_pb2.DESCRIPTOR.services_by_name["Agent"])
-        call = stub.Feed(control_pb2.FeedRequest(subscriber=self._subscriber))
+        call = stub.Feed(control_pb2.FeedRequest(subscriber=self.subscriber))
         silent = asyncio.get_running_loop().call_later(FIRST_TABLE_TIMEOUT_S, call.cancel)
         got_one = False
         try:
@@ -89,6 +94,7 @@ class FeedClient:
                 silent.cancel()
                 self._take(update.table, address)
                 got_one = self._connected = True
+                self.agent = address
         except asyncio.CancelledError:
             if not call.cancelled() or got_one:  # we are closing; otherwise the timer ended a silent call
                 raise
@@ -97,6 +103,7 @@ class FeedClient:
                 log.warning("lost the feed of %s: %s", address, error.details(), extra={"action": "feed_lost"})
         finally:
             silent.cancel()
+            self.agent = None
             if self._connected:
                 self._connected, self._confirmed_s = False, time.monotonic()
             await channel.close()

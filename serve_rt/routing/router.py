@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
+from collections.abc import Callable
 
 from serve_rt.aio import TaskOwner
 from serve_rt.credentials import ClusterToken
@@ -40,6 +41,7 @@ class Router:
     ) -> None:
         self.key = key
         self.route: DeploymentRoute | None = None
+        self.on_starved: Callable[[DeploymentKey], None] | None = None
         self._known = False
         self._line = WaitingLine(held)
         self._budget = RetryBudget()
@@ -73,6 +75,7 @@ class Router:
             for exchange in self._line.clear():
                 exchange.fail(hopeless)
         self._assign()
+        self._cry_if_starved()
 
     async def send(self, request: Outgoing) -> Exchange:
         """Put the request on a replica; wait in the queue while none has a free slot.
@@ -117,6 +120,12 @@ class Router:
         timeout_s = exchange.request.queue_timeout_s
         loop = asyncio.get_running_loop()
         exchange.queue_timer = loop.call_later(timeout_s, self._queue_timeout, exchange)
+        self._cry_if_starved()
+
+    def _cry_if_starved(self) -> None:
+        """Requests wait and there is nobody to wait for: whoever scales must hear of it now."""
+        if self._line and not len(self._replicas) and self.on_starved is not None:
+            self.on_starved(self.key)
 
     def _queue_timeout(self, exchange: Exchange) -> None:
         waited_s = exchange.request.queue_timeout_s
@@ -188,6 +197,7 @@ class Router:
         if exchange.queue_timer is None:
             loop = asyncio.get_running_loop()
             exchange.queue_timer = loop.call_later(exchange.request.queue_timeout_s, self._queue_timeout, exchange)
+        self._cry_if_starved()
 
     def stream_broke(self, exchange: Exchange, outcome: Outcome) -> None:
         attempted = Attempted(

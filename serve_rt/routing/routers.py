@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from serve_rt.aio import TaskOwner
 from serve_rt.credentials import ClusterToken
@@ -18,6 +19,8 @@ class Routers:
 
     def __init__(self, cluster: str, token: ClusterToken, client_name: str) -> None:
         self.table: RouteTable | None = None
+        self.on_starved: Callable[[DeploymentKey], None] | None = None
+        """Told when requests wait and the deployment has no replica."""
         self._cluster, self._token, self._client = cluster, token, client_name
         self._tasks = TaskOwner("routers")
         self._held = HeldBodies()
@@ -40,6 +43,7 @@ class Routers:
         router = self._routers.get(key)
         if router is None:
             router = Router(key, self._cluster, self._token, self._client, self._tasks, self._held)
+            router.on_starved = self._starved
             self._routers[key] = router
             if (route := self._routes.get(key)) is not None:
                 router.update(route)
@@ -58,6 +62,15 @@ class Routers:
         totals["waiting"] = sum(router.waiting for router in self._routers.values())
         totals["reserved"] = sum(router.reserved for router in self._routers.values())
         return totals
+
+    def demand(self) -> dict[DeploymentKey, tuple[int, int]]:
+        """Requests that wait for a slot and requests on replicas, of each deployment that has any."""
+        counts = {key: (router.waiting, router.reserved) for key, router in self._routers.items()}
+        return {key: count for key, count in counts.items() if any(count)}
+
+    def _starved(self, key: DeploymentKey) -> None:
+        if self.on_starved is not None:
+            self.on_starved(key)
 
     async def close(self) -> None:
         for router in self._routers.values():

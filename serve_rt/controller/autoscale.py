@@ -1,0 +1,110 @@
+"""How many replicas a deployment should have for the demand that is seen: Ray Serve's formula as one pure function.
+
+Called by `scaling` with what `demand` measured; the target goes into `reconcile` as the wanted count. Time is an
+argument. The walk of `desired`: formula → factor → bounds → what must not happen now → delays.
+
+On top of Ray's rules: a target never falls on readings that are not complete (missing is not zero), and no running
+replica goes while others are starting.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from serve_rt.model.spec import AutoscalingOptions
+
+_EPSILON = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """Requests queued and running of one deployment, over all reporters."""
+
+    total: float
+    """Aggregated over the look-back period."""
+    latest: float
+    complete: bool
+    """Every reporter was heard, for one look-back at least. If not, the target may rise but never fall."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timer:
+    """Since when (monotonic) all decisions have pointed the same way: 1 up, -1 down, 0 none."""
+
+    direction: int = 0
+    since: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    target: int
+    timer: Timer
+    why: str
+    """For the log: what was seen and what holds the target back, if anything does."""
+
+
+def desired(
+    options: AutoscalingOptions, demand: Demand, running: int, target: int, timer: Timer, now: float
+) -> Decision:
+    """The target from now on. `running`: replicas that serve; `target`: what is wanted at present."""
+    seen = f"ongoing requests: {demand.total:.2f}, running replicas: {running}"
+    if running == 0 and max(demand.total, demand.latest) > 0.0:
+        first = bounded(options, max(math.ceil(options.upscaling_factor), target))
+        if first > target:
+            return Decision(first, Timer(), f"a request waits and no replica is there; {seen}")
+    asked = bounded(options, _asked(options, demand.total, running, target))
+    aim, held = _harmless(asked, demand, running, target)
+    why = f"{aim} for {seen}" + (f"; {asked} is held back: {held}" if held else "")
+    return _after_delay(options, aim, target, timer, now, why)
+
+
+def bounded(options: AutoscalingOptions, replicas: int) -> int:
+    return max(options.min_replicas, min(options.max_replicas, replicas))
+
+
+def _asked(options: AutoscalingOptions, total: float, running: int, target: int) -> int:
+    """Ray's policy and factors."""
+    if running == 0:
+        return target
+    ideal = total / options.target_ongoing_requests
+    factor = options.upscaling_factor if ideal > running else options.downscaling_factor
+    scaled = math.ceil(running + factor * (ideal - running) - _EPSILON)
+    if math.ceil(ideal) < running and scaled == running:
+        scaled -= 1  # a small factor must not stop the way down
+    if target > 1:
+        scaled = max(1, scaled)  # never from many to none in one step
+    return max(0, scaled)
+
+
+def _harmless(asked: int, demand: Demand, running: int, target: int) -> tuple[int, str]:
+    """`asked`, or less of a fall, and why."""
+    if asked >= target:
+        return asked, ""
+    if not demand.complete:
+        return target, "not every reporter was heard for one look-back"
+    if asked < running < target:
+        return running, "replicas are still starting"
+    if asked == 0 and demand.latest > 0.0:
+        return target, "requests are running"
+    return asked, ""
+
+
+def _after_delay(options: AutoscalingOptions, aim: int, target: int, timer: Timer, now: float, why: str) -> Decision:
+    direction = (aim > target) - (aim < target)
+    if direction == 0:
+        return Decision(target, Timer(), why)
+    if timer.direction != direction:
+        timer = Timer(direction, now)
+    delay_s = _delay_s(options, direction, target)
+    if now - timer.since + _EPSILON < delay_s:
+        return Decision(target, timer, f"{why}; must hold for {delay_s:g} s")
+    return Decision(aim, timer, why)
+
+
+def _delay_s(options: AutoscalingOptions, direction: int, target: int) -> float:
+    if direction > 0:
+        return options.upscale_delay_s
+    if target == 1 and options.downscale_to_zero_delay_s is not None:
+        return options.downscale_to_zero_delay_s
+    return options.downscale_delay_s

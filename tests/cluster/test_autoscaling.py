@@ -1,0 +1,68 @@
+"""The number of replicas follows the load, down to zero and back, and no request is lost on the way."""
+
+from __future__ import annotations
+
+import time
+
+from tests.cluster.conftest import ClusterFactory, Show
+from tests.cluster.harness import LocalCluster
+from tests.cluster.processes import eventually
+from tests.load.process import LoadProcess
+
+OPTIONS = {
+    "min_replicas": 0,
+    "max_replicas": 3,
+    "target_ongoing_requests": 1,
+    "look_back_period_s": 2,
+    "upscale_delay_s": 0.5,
+    "downscale_delay_s": 1,
+    "downscale_to_zero_delay_s": 1,
+}
+WORK_MS = 200.0
+LIGHT, HEAVY = 2.0, 20.0
+"""Requests per second: 0.4 and 4 of them run at a time."""
+
+
+def _running(cluster: LocalCluster) -> int:
+    overview = cluster.node.status().applications["default"].deployments["Echo"]
+    return overview.replica_states.get("RUNNING", 0) if set(overview.replica_states) <= {"RUNNING"} else -1
+
+
+def _await_running(cluster: LocalCluster, count: int) -> float:
+    started = time.monotonic()
+    eventually(lambda: _running(cluster) == count, 15, f"{count} replicas run and nothing else")
+    return time.monotonic() - started
+
+
+def test_one_three_none_one(cluster_of: ClusterFactory, show: Show) -> None:
+    cluster = cluster_of()
+    cluster.deploy("echo", autoscaling_config=OPTIONS, arguments={"sleep_ms": WORK_MS})
+    port = cluster.node.http_port
+    with LoadProcess(port, rate_per_s=LIGHT, name="light") as light:
+        with LoadProcess(port, rate_per_s=HEAVY, name="heavy") as heavy:
+            up_s = _await_running(cluster, 3)
+        down_s = _await_running(cluster, 1)
+    zero_s = _await_running(cluster, 0)
+    started = time.monotonic()
+    status, _ = cluster.node.http("/?nonce=first")
+    first_s = time.monotonic() - started
+    _await_running(cluster, 1)
+    _await_running(cluster, 0)
+    with LoadProcess(port, rate_per_s=HEAVY, name="again") as again:
+        _await_running(cluster, 3)
+
+    for load in (light, heavy, again):
+        show(f"autoscaling: {up_s:.1f} s up, {down_s:.1f} s down, {zero_s:.1f} s to none", load.report)
+        assert load.report.lost == 0 and load.report.refused == 0 and load.report.ok, load.report.summary()
+    print(f"the first request at none was answered after {first_s:.2f} s, {WORK_MS:g} ms of it work")
+    assert status == 200 and first_s < 5.0
+
+
+def test_a_light_load_keeps_the_last_replica(cluster_of: ClusterFactory) -> None:
+    cluster = cluster_of()
+    cluster.deploy("echo", autoscaling_config=OPTIONS, arguments={"sleep_ms": WORK_MS})
+    before = {handle.key for handle in cluster.await_replicas(1)}
+    with LoadProcess(cluster.node.http_port, rate_per_s=LIGHT) as load:
+        time.sleep(6)  # several look-backs and delays
+        assert {handle.key for handle in cluster.await_replicas(1)} == before
+    assert load.report.lost == 0 and load.report.refused == 0, load.report.summary()
