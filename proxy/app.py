@@ -58,7 +58,7 @@ class ProxyApp:
         if scope["type"] == "websocket":
             await self._websocket(target, scope, receive, send)
         elif target is None:
-            await respond(send, scope, not_found(path), b"")
+            await respond(send, scope, not_found(path) if self._routers.table is not None else _NO_TABLE, b"")
         else:
             await self._forward(target, scope, receive, send)
 

@@ -21,6 +21,7 @@ import uvloop
 
 from serve_rt.credentials import ClusterToken
 from serve_rt.errors import ServeException
+from serve_rt.model.routes import RouteTable
 from serve_rt.model.starts import ProxyStart
 from serve_rt.observe import log as process_log
 from serve_rt.proxy.app import ProxyApp
@@ -30,6 +31,8 @@ from serve_rt.routing import DemandReporter, FeedClient, Routers
 
 log = logging.getLogger(__name__)
 CLOSE_S = 2.0
+FIRST_TABLE_WAIT_S = 6.0
+"""A little longer than the feed gives a silent agent before it takes the routes saved on disk."""
 
 
 def run(start: Mapping[str, Any]) -> int:  # Any: JSON of a ProxyStart
@@ -51,7 +54,13 @@ async def _live(start: ProxyStart) -> int:
     name = f"proxy/{start.worker}@{start.node_id}"
     limits = Limits()
     routers = Routers(start.cluster, token, name)
-    feed = FeedClient((start.agent_address,), token, name, lambda table: app.update(table), Path(start.routes_path))
+    came = asyncio.Event()
+
+    def take(table: RouteTable) -> None:
+        app.update(table)
+        came.set()
+
+    feed = FeedClient((start.agent_address,), token, name, take, Path(start.routes_path))
     demand = DemandReporter(routers, feed, token)
     app = ProxyApp(routers, feed, limits, root_path=start.root_path, timeout_s=start.request_timeout_s)
     server = HttpServer(app, limits, start.keep_alive_timeout_s)
@@ -60,6 +69,7 @@ async def _live(start: ProxyStart) -> int:
         loop.add_signal_handler(signum, ending.told, signum)
     feed.start()
     demand.start()
+    await _first_table(came, ending)
     await server.start(socket.socket(fileno=os.dup(start.socket_fd)))
     log.info("accepting on %s:%d", start.host, start.port, extra={"action": "proxy_started", "pid": os.getpid()})
     _quiet_collector()
@@ -70,6 +80,20 @@ async def _live(start: ProxyStart) -> int:
     await _close(demand, feed, routers)
     log.info("ended", extra={"action": "proxy_ended", "all_answered": answered})
     return 0
+
+
+async def _first_table(came: asyncio.Event, ending: _Ending) -> None:
+    """Routes first, then connections: a worker that replaces another would tell clients 404 for what its predecessor
+    routed a moment ago. Meanwhile they wait in the launcher's socket; bounded, so that /-/healthz can say what lacks.
+    """
+    waits = [asyncio.create_task(came.wait(), name="table"), asyncio.create_task(ending.begun.wait(), name="ending")]
+    try:
+        await asyncio.wait(waits, timeout=FIRST_TABLE_WAIT_S, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+    if not came.is_set():
+        log.warning("accepting without routes: 503 until they come", extra={"action": "no_routes"})
 
 
 class _Ending:

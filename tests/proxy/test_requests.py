@@ -85,6 +85,7 @@ async def test_own_pages() -> None:
     async with front() as proxy:
         assert (await proxy.get("/-/healthz")).status == 503
         assert (await proxy.get("/-/routes")).status == 503
+        assert (await proxy.get("/")).status == 503, "who has no routes yet knows of no path that there is none"
         await proxy.serve(await proxy.replicas.start("one"))
         healthy = await proxy.get("/-/healthz")
         assert (healthy.status, healthy.body) == (200, b"success") and "x-routes-age" not in healthy.headers
