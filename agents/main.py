@@ -50,6 +50,9 @@ _state_dir = click.option(
 @click.option("--advertise-host", default="", help="what others connect to  [default: --host]")
 @click.option("--http-host", default="127.0.0.1", show_default=True)
 @click.option("--http-port", type=click.IntRange(0, 65535), default=8000, show_default=True)
+@click.option("--http-root-path", default="", help="what a reverse proxy before this one takes off each path")
+@click.option("--http-keep-alive-timeout-s", type=float, default=90.0, show_default=True, help="of idle connections")
+@click.option("--http-request-timeout-s", type=float, default=None, help="for whole requests  [default: no limit]")
 @click.option("--replica-ports", default="20000-29999", show_default=True)
 @click.option("--node-id", default="", help="[default: random, kept in the state dir]")
 @click.option("--cluster", default="default", show_default=True)
@@ -71,6 +74,7 @@ _state_dir = click.option(
 @click.option("--log-level", type=click.Choice(_LEVELS, case_sensitive=False), default="INFO", show_default=True)
 @click.option("--ready-fd", type=int, default=None, hidden=True)
 @click.option("--owner-pid", type=int, default=None, hidden=True)
+@click.option("--orphan-timeout-s", type=float, default=600.0, hidden=True)
 def start(**options: Any) -> None:  # Any: one per option, typed by click
     """Run an agent until it is told to end (the default verb).
 

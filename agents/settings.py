@@ -50,6 +50,11 @@ class Settings:
     """What others connect to; "" is `host`."""
     http_host: str = "127.0.0.1"
     http_port: int = 8000
+    http_root_path: str = ""
+    """Of the proxies' applications: what a reverse proxy before ours takes off each path."""
+    http_keep_alive_timeout_s: float = 90.0
+    http_request_timeout_s: float | None = None
+    """For requests that bring no nearer deadline; None: no limit."""
     replica_ports: PortRange = PortRange(20000, 29999)
     node_id: str = ""
     """ "": random, kept in the state dir."""
@@ -70,6 +75,8 @@ class Settings:
     log_level: str = "INFO"
     ready_fd: int | None = None
     owner_pid: int | None = None
+    orphan_timeout_s: float = 600.0
+    """So long replicas live on with no agent."""
 
     @property
     def advertised(self) -> str:
@@ -104,7 +111,20 @@ class Settings:
             raise ConfigError(f"--num-cpus {self.num_cpus} is negative")
         if not 0 <= self.proxy_workers <= 256:
             raise ConfigError(f"--proxy-workers {self.proxy_workers} must lie within 0-256")
+        self._check_http()
         return self
+
+    def _check_http(self) -> None:
+        root = self.http_root_path
+        if root and (not root.startswith("/") or root.endswith("/")):
+            raise ConfigError(f"--http-root-path {root!r} must begin with a slash and not end with one, as /base")
+        for option, seconds in (
+            ("--http-keep-alive-timeout-s", self.http_keep_alive_timeout_s),
+            ("--http-request-timeout-s", self.http_request_timeout_s),
+            ("--orphan-timeout-s", self.orphan_timeout_s),
+        ):
+            if seconds is not None and not seconds > 0:
+                raise ConfigError(f"{option} {seconds:g} must be more than 0")
 
 
 def is_loopback(host: str) -> bool:

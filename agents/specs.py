@@ -70,6 +70,9 @@ def proxy_spec(node: ThisNode, worker: int, port: int) -> SpawnSpec:
         state_dir=str(node.state.path),
         host=node.settings.http_host,
         port=port,
+        root_path=node.settings.http_root_path,
+        request_timeout_s=node.settings.http_request_timeout_s,
+        keep_alive_timeout_s=node.settings.http_keep_alive_timeout_s,
     )
     return SpawnSpec(
         kind=ProcessKind.PROXY,

@@ -74,6 +74,7 @@ class Starter:
             code_dir=str(code) if code is not None else None,
             state_dir=str(self._node.state.path),
             advertise_host=self._node.settings.advertised,
+            orphan_timeout_s=self._node.settings.orphan_timeout_s,
         )
 
 

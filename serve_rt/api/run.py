@@ -32,6 +32,8 @@ from serve_rt.model.status import ServeStatus
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+_NODES_OWN = ("root_path", "request_timeout_s", "keep_alive_timeout_s")
+"""Of the http_options: what becomes a flag of the agent besides where it listens."""
 _http: HTTPOptions | None = None
 """What serve.start was told; the request timeout holds for applications run afterwards."""
 
@@ -78,6 +80,8 @@ def _start(http: HTTPOptions, location: ProxyLocation, flags: Sequence[str] = ()
     session, started = sessions.current_or_new(flags=[*_flags(http, location), *flags])
     if not started:
         _warn_of_difference(session, http)
+    elif location is ProxyLocation.HeadOnly:
+        log.warning("HeadOnly: this node serves HTTP; start the agents that join with --no-proxy, or they do too")
     return session
 
 
@@ -85,13 +89,22 @@ def _flags(http: HTTPOptions, location: ProxyLocation) -> list[str]:
     flags = ["--port", "0"]
     if http.host is None or location is ProxyLocation.Disabled:
         return [*flags, "--no-proxy"]
-    return [*flags, "--http-host", http.host, "--http-port", str(http.port)]
+    flags += ["--http-host", http.host, "--http-port", str(http.port)]
+    flags += ["--http-keep-alive-timeout-s", str(http.keep_alive_timeout_s)]
+    if http.root_path:
+        flags += ["--http-root-path", http.root_path]
+    if http.request_timeout_s is not None:
+        flags += ["--http-request-timeout-s", str(http.request_timeout_s)]
+    return flags
 
 
 def _warn_of_difference(session: Session, http: HTTPOptions) -> None:
     asked, has = f"{http.host}:{http.port}", session.identity.http_address
     if http != HTTPOptions() and asked != has:
         log.warning("the running cluster serves HTTP at %s; http_options with %s are ignored", has, asked)
+    ignored = [name for name in _NODES_OWN if getattr(http, name) != getattr(HTTPOptions(), name)]
+    if ignored:
+        log.warning("http_options %s are ignored: the running cluster keeps its own", ", ".join(ignored))
 
 
 def run(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,6 +49,21 @@ def test_open_addresses_need_insecure(changes: dict[str, str]) -> None:
 def test_a_wildcard_host_needs_an_address_for_others() -> None:
     with pytest.raises(ConfigError, match="--advertise-host"):
         Settings(STATE, host="0.0.0.0", insecure=True).check()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"http_root_path": "base"}, "--http-root-path 'base'"),
+        ({"http_root_path": "/base/"}, "--http-root-path '/base/'"),
+        ({"http_keep_alive_timeout_s": 0.0}, "--http-keep-alive-timeout-s 0 must"),
+        ({"http_request_timeout_s": -1.0}, "--http-request-timeout-s -1 must"),
+        ({"orphan_timeout_s": 0.0}, "--orphan-timeout-s 0 must"),
+    ],
+)
+def test_http_settings_and_timeouts_that_cannot_be(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        Settings(STATE, **changes).check()
 
 
 def test_the_defaults_hold() -> None:

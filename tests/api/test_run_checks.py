@@ -8,6 +8,11 @@ from typing import Any
 import pytest
 
 import serve_rt as serve
+from serve_rt.agents.main import _settings as settings_from
+from serve_rt.agents.main import start as start_verb
+from serve_rt.agents.settings import Settings
+from serve_rt.api.run import _flags
+from serve_rt.config.options import HTTPOptions, ProxyLocation
 from serve_rt.errors import ConfigError, NoClusterError, ServeException
 from serve_rt.exceptions import RayServeException
 from tests.api import sample_app
@@ -48,6 +53,24 @@ def test_start() -> None:
         serve.start(http_options={"prot": 1})
     with pytest.raises(ValueError):
         serve.start(proxy_location="Everywhere")
+
+
+def test_http_options_become_flags_of_the_agent() -> None:
+    """Checked by the agent's own command line, which takes them in."""
+    given = HTTPOptions(port=0, root_path="/base", keep_alive_timeout_s=7, request_timeout_s=1.5)
+    settings = _settings_of(_flags(given, ProxyLocation.EveryNode))
+    assert settings.http_root_path == "/base" and settings.http_request_timeout_s == 1.5
+    assert settings.http_keep_alive_timeout_s == 7.0 and settings.proxy
+
+    plain = _settings_of(_flags(HTTPOptions(), ProxyLocation.HeadOnly))
+    assert plain.proxy and plain.http_root_path == "" and plain.http_request_timeout_s is None
+    assert not _settings_of(_flags(HTTPOptions(), ProxyLocation.Disabled)).proxy
+    assert not _settings_of(_flags(HTTPOptions(host=None), ProxyLocation.EveryNode)).proxy
+
+
+def _settings_of(flags: list[str]) -> Settings:
+    with start_verb.make_context("start", flags) as context:
+        return settings_from(dict(context.params))
 
 
 def test_without_a_cluster() -> None:
