@@ -35,8 +35,10 @@ async def stand_for_ever(
     *Errors*: EtcdError when etcd refuses for good (permissions).
     """
     backoff = Backoff(0.1, 2.0)
+    left_over: set[int] = set()
     while True:
         try:
+            await _revoke(store, left_over)
             session = await Session.open(store, round(lease_s), clock=clock)
         except EtcdUnavailableError as error:
             log.info("no lease, so no candidate: %s", error, extra={"action": "candidate_without_lease"})
@@ -51,7 +53,18 @@ async def stand_for_ever(
             log.warning("the store is away: %s", error, extra={"action": "store_away"})
         finally:
             await _bounded(session.close())
+            if not session.revoked:
+                left_over.add(session.lease)
         await clock.sleep(backoff.next_s())
+
+
+async def _revoke(store: EtcdStore, leases: set[int]) -> None:
+    """Leases of our own former terms, which etcd could not be told of while it was away: a restarted etcd counts each
+    from the start again, and the leader key under one would keep everybody waiting that long (measured: 10 s).
+    """
+    for lease in tuple(leases):
+        await store.revoke(lease)
+        leases.discard(lease)
 
 
 async def _one_term(store: EtcdStore, session: Session, keys: Keys, record: LeaderRecord, lead: Lead) -> None:

@@ -33,6 +33,8 @@ class Session:
         self.deadline = sent_s + ttl_s
         """On the clock's monotonic(): the lease lives at least until then, if etcd has it at all."""
         self.lost = asyncio.Event()
+        self.revoked = False
+        """etcd has confirmed that the lease and its keys are gone."""
         self._tasks = TaskOwner(f"etcd session {lease:x}", on_failure=lambda _: self._lose("its keep-alive failed"))
 
     @classmethod
@@ -65,6 +67,7 @@ class Session:
         await self._tasks.close()
         try:
             await self._store.revoke(self.lease, timeout_s=CLOSE_TIMEOUT_S)
+            self.revoked = True
         except EtcdError as error:
             log.info("lease %x is left to expire: %s", self.lease, error, extra={"action": "lease_left"})
 
