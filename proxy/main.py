@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from serve_rt.proxy.app import ProxyApp
 from serve_rt.proxy.http_server import HttpServer
 from serve_rt.proxy.limits import Limits
 from serve_rt.routing import DemandReporter, FeedClient, Routers
+from serve_rt.transport.limits import GIL_SWITCH_S
 
 log = logging.getLogger(__name__)
 CLOSE_S = 2.0
@@ -39,6 +41,7 @@ def run(start: Mapping[str, Any]) -> int:  # Any: JSON of a ProxyStart
     """Be the proxy that `start` describes; returns the exit code when it has drained."""
     told = msgspec.convert(start, ProxyStart)
     process_log.configure(f"proxy {told.worker}")
+    sys.setswitchinterval(GIL_SWITCH_S)
     loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
     try:

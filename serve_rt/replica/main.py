@@ -40,6 +40,7 @@ from serve_rt.replica.rotating_log import RotatingLog
 from serve_rt.replica.service import ReplicaService
 from serve_rt.replica.thread_pool import ThreadPool
 from serve_rt.replica.user_loop import UserLoop
+from serve_rt.transport.limits import GIL_SWITCH_S
 from serve_rt.transport.server import ReplicaIdentity, StreamService
 from serve_rt.wire.services import service_handler
 
@@ -60,6 +61,7 @@ def run(start: Mapping[str, Any]) -> int:  # Any: JSON of a ReplicaStart
             stream.reconfigure(line_buffering=True)
     faulthandler.enable(all_threads=True)  # a crash in a C extension then leaves a Python traceback in the log
     process_log.configure(f"replica {told.assignment.replica_id}")
+    sys.setswitchinterval(GIL_SWITCH_S)
     loop = uvloop.new_event_loop()
     loop.set_exception_handler(ignore_poller_noise)
     asyncio.set_event_loop(loop)

@@ -6,18 +6,11 @@ ended instead, and the two tasks see it.
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Sized
 from typing import Protocol
 
 from serve_rt.transport.flow import PeerFault
 from serve_rt.transport.outbox import Outbox
-
-BUSY_REQUESTS = 4
-BUSY_TURNS = 2
-"""A write costs far more than a turn of the loop: with so many requests in flight, what the next turns bring rides
-along. Turns take no time on an idle loop, so a first byte does not wait."""
 
 log = logging.getLogger(__name__)
 
@@ -38,11 +31,6 @@ class Endpoint(Protocol):
     """The logic of one end of a stream."""
 
     outbox: Outbox
-
-    @property
-    def requests(self) -> Sized:
-        """In flight."""
-        ...
 
     @property
     def closed(self) -> bool: ...
@@ -73,9 +61,6 @@ async def write_frames(wire: Wire, endpoint: Endpoint) -> None:
     """Write whatever gathers, at once when idle, until the outbox is closed and empty."""
     outbox = endpoint.outbox
     while await outbox.ready():
-        if len(endpoint.requests) >= BUSY_REQUESTS:
-            for _ in range(BUSY_TURNS):
-                await asyncio.sleep(0)
         frame = outbox.take()
         if frame is not None and not await wire.write(frame):
             outbox.discard()
