@@ -35,5 +35,5 @@ SILENCE_S = 2.0
 
 GIL_SWITCH_S = 0.0005
 """The interpreter's switch interval in proxy and replica. gRPC tells of a finished write from a thread of its own, and
-with Python's 5 ms that thread waits until the whole burst is worked off: caller, proxy and replica then take turns instead
-of working side by side (measured on 2 cores: a sixth more requests at 32 connections, a third more at 128)."""
+with Python's 5 ms that thread waits until a whole burst is worked off: caller, proxy and replica then take turns
+instead of working side by side (measured on 2 cores: a sixth more requests at 32 connections, a third more at 128)."""
