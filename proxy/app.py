@@ -37,7 +37,7 @@ class ProxyApp:
         self.routes = Routes(None)
         self.draining = False
         self.client_left = 0
-        self._routers, self._age, self._root_path = routers, age, root_path
+        self._routers, self._age, self._root_path = routers, age, root_path.rstrip("/")
         self._forward = Forward(routers, limits, timeout_s)
         self._websocket = WebSocketForward(routers, limits)
 
@@ -55,6 +55,9 @@ class ProxyApp:
             await respond(send, scope, self._own_page(path, scope), b"", self._own_headers(path))
             return
         target = self.routes.match(path)
+        if self._root_path:  # ASGI: the path begins with the root path, also where a proxy before us took it off
+            scope["path"] = self._root_path + path
+            scope["raw_path"] = self._root_path.encode() + scope["raw_path"]
         if scope["type"] == "websocket":
             await self._websocket(target, scope, receive, send)
         elif target is None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from serve_rt.api.deployment import Application, Deployment, deployment
+    from serve_rt.api.ingress import ingress
     from serve_rt.api.replica_context import ReplicaContext, get_replica_context
     from serve_rt.api.request_context import get_multiplexed_model_id, get_trace_context
     from serve_rt.api.run import (
@@ -46,6 +47,7 @@ __all__ = [
     "get_multiplexed_model_id",
     "get_replica_context",
     "get_trace_context",
+    "ingress",
     "multiplexed",
     "run",
     "run_many",
@@ -63,18 +65,14 @@ _HOMES = {
     "get_replica_context": "api.replica_context",
     "get_multiplexed_model_id": "api.request_context",
     "get_trace_context": "api.request_context",
+    "ingress": "api.ingress",
     "batch": "batching.decorator",
     "multiplexed": "multiplex.decorator",
     "HTTPOptions": "config.options",
 }
-_SOON = {
-    "ingress": "take the Starlette `Request` in `__call__` for now",
-}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _SOON:
-        raise AttributeError(f"serve_rt.{name} is not there yet: {_SOON[name]}")
     if name not in __all__:
         raise AttributeError(f"module 'serve_rt' has no attribute {name!r}")
     from importlib import import_module

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -16,11 +16,13 @@ from typing import Any
 
 from serve_rt.api.deployment import Application, Deployment
 from serve_rt.api.graph import BoundDeployment, flatten
+from serve_rt.api.ingress import is_ingress
 from serve_rt.api.options import resolve
 from serve_rt.api.payload import Payload, pack, payload_digest
 from serve_rt.api.snapshot import import_root, snapshot, uses_code_of
 from serve_rt.batching.binding import BatchedMethod
 from serve_rt.config.options import LoggingConfig
+from serve_rt.errors import ServeException
 from serve_rt.model.ids import AppName, BlobDigest, DeploymentName, VersionId
 from serve_rt.model.spec import ApplicationSpec, DeploymentOptions, DeploymentSpec
 from serve_rt.wire import records
@@ -67,6 +69,7 @@ class _Blobs:
 def build(application: Application, options: AppOptions) -> Built:
     """*Errors*: TypeError for what cannot be pickled; ConfigError when the code is too large."""
     graph = flatten(application, options.name)
+    _check_ingresses(graph.deployments, options.name)
     blobs = _Blobs()
     deployments = tuple(_deployment(bound, graph.ingress, options, blobs) for bound in graph.deployments)
     spec = ApplicationSpec(
@@ -120,6 +123,16 @@ def version_of(spec: DeploymentSpec, payload: str) -> VersionId:
         spec.cloudpickle_version,
     ]
     return VersionId(sha256(records.encode(heavy)).hexdigest()[:16])
+
+
+def _check_ingresses(deployments: Sequence[BoundDeployment], app: str) -> None:
+    """*Errors*: RayServeException: one application of the outside world per application."""
+    found = [bound.name for bound in deployments if is_ingress(bound.deployment.func_or_class)]
+    if len(found) > 1:
+        raise ServeException(
+            f"Found multiple FastAPI deployments in application {app!r}: {', '.join(found)}. "
+            "Use @serve.ingress for the one that answers HTTP, and handles for the others."
+        )
 
 
 def _working_dir(deployment: Deployment) -> Path | None:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from serve_rt.api.ingress import ASGI_APP
 from serve_rt.api.payload import Payload, unpack
 from serve_rt.api.replica_context import ReplicaContext
 from serve_rt.errors import ConfigError, ServeException
@@ -91,8 +92,11 @@ async def _build(data: bytes) -> Any:  # Any: the user's instance or function
     if not inspect.isclass(payload.target):
         return payload.target
     if asyncio.iscoroutinefunction(payload.target.__init__):
-        return await _build_async(payload)
-    return payload.target(*payload.args, **payload.kwargs)
+        instance = await _build_async(payload)
+    else:
+        instance = payload.target(*payload.args, **payload.kwargs)
+    getattr(instance, ASGI_APP, None)  # made here, where the program's builder function may use the loop
+    return instance
 
 
 async def _build_async(payload: Payload) -> Any:

@@ -14,10 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from serve_rt.api.ingress import ASGI_APP
 from serve_rt.errors import ServeException
-
-ASGI_APP = "__serve_asgi_app__"
-"""Attribute of an instance that answers HTTP as a raw ASGI application (set by `@serve.ingress`)."""
 
 
 class Shape(enum.Enum):
