@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import http.client
 import json
-import shutil
 import subprocess
-import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 from bench.contenders import ROOT
 from tests.cluster.etcd_server import EtcdServer, binary
@@ -104,15 +101,11 @@ def _deploy_embed(cluster: LocalCluster, replicas: int) -> None:
     )
     import sys
 
-    folder = Path(tempfile.mkdtemp(prefix="srt-", dir="/tmp"))
-    try:
-        env = {**cluster.driver(), "PYTHONPATH": str(ROOT)}
-        ended = subprocess.run(
-            [sys.executable, "-c", script], env=env, cwd=folder, capture_output=True, text=True, timeout=180
-        )
-        assert ended.returncode == 0, ended.stdout + ended.stderr
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    # From the repository's root, so that `bench` travels with the application as any program's own modules do.
+    ended = subprocess.run(
+        [sys.executable, "-c", script], env=cluster.driver(), cwd=ROOT, capture_output=True, text=True, timeout=180
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
 def _pid(node: Node) -> int | None:
