@@ -19,7 +19,7 @@ class Protection(enum.Enum):
     FENCE = "fence"
     """Controller writes compare the leader key; agents refuse lower epochs."""
     RETRY_RULE = "retry-rule"
-    """Unknown counts as started: a request that may have started is not run again."""
+    """A request that may have started is run again only if it is safe to run twice; unknown counts as started."""
     LEARN = "learn"
     """Launchers preload what constructors imported."""
     LOCAL_RESTART = "local-restart"

@@ -34,8 +34,8 @@ def may_run_again(attempted: Attempted) -> bool:
         return False
     if attempted.outcome is Outcome.NOT_STARTED:
         return True
-    if not enabled(Protection.RETRY_RULE):  # the old rule, for negative controls: no Accepted seen, so send it again
-        return attempted.outcome is Outcome.UNKNOWN or (attempted.retry_safe and not attempted.retried)
+    if not enabled(Protection.RETRY_RULE):  # for negative controls: as if everything were safe to run twice
+        return not attempted.retried
     return attempted.retry_safe and not attempted.retried
 
 

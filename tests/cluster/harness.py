@@ -179,12 +179,13 @@ class Node:
         if self._agent is not None and self._agent.poll() is None:
             self._agent.send_signal(signal.SIGINT)
             try:
-                self._agent.wait(LEAVE_S)
+                returncode = self._agent.wait(LEAVE_S)
             except subprocess.TimeoutExpired:
                 self._agent.kill()
                 self._agent.wait(5)
                 raise AssertionError(f"the agent did not leave within {LEAVE_S:g} s\n{self.logs()}") from None
-            return
+            if returncode != -signal.SIGKILL:  # killed by a fault just before: it never got to leaving
+                return
         if not list(processes_of(self.state.path)):
             return  # it never got far, or has left already
         command = [sys.executable, "-m", "serve_rt.agents.main", "stop", "--state-dir", str(self.state.path)]
