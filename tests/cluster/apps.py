@@ -144,4 +144,14 @@ def small(request: Request) -> Response:
     return PlainTextResponse("small")
 
 
-KINDS = {"echo": Echo, "raises": Raises, "exits": ExitsAtOnce, "lazy": LazyImporter, "small": small}
+BAD_ECHO = Raises.options(name="Echo")
+"""A new version of the same deployment, not another deployment in its place."""
+
+KINDS = {
+    "echo": Echo,
+    "bad_echo": BAD_ECHO,
+    "raises": Raises,
+    "exits": ExitsAtOnce,
+    "lazy": LazyImporter,
+    "small": small,
+}

@@ -54,7 +54,7 @@ def test_a_bad_version_never_takes_the_old_ones_place(cluster_of: ClusterFactory
     cluster.deploy("echo", num_replicas=2, arguments={"version": "v1"})
     before = {handle.key for handle in cluster.await_replicas(2)}
     with LoadProcess(cluster.node.http_port, rate_per_s=RATE) as load:
-        child = cluster.deploy_later("raises", max_constructor_retry_count=2)
+        child = cluster.deploy_later("bad_echo", num_replicas=2, max_constructor_retry_count=2)
         output, _ = child.communicate(timeout=60)
         time.sleep(0.5)
     show("redeploy of a version that raises", load.report)
