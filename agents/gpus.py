@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from serve_rt.model.ids import NodeId
@@ -17,6 +18,16 @@ from serve_rt.model.resources import DeviceShare, Gpu
 
 log = logging.getLogger(__name__)
 FAKE_MEMORY_BYTES = 16 << 30
+FAKE_PREFIX = "FAKE-"
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceUse:
+    """One device at one moment."""
+
+    used_bytes: int
+    pids: frozenset[int]
+    """Of processes that compute on it, as far as this PID namespace knows them."""
 
 
 def discover(environ: dict[str, str] | None = None) -> tuple[Gpu, ...]:
@@ -53,19 +64,38 @@ def _resolve(devices: Sequence[Gpu], entry: str) -> Gpu | None:
 
 def fake_gpus(node: NodeId, count: int) -> tuple[Gpu, ...]:
     return tuple(
-        Gpu(uuid=f"FAKE-{node}-{i}", index=i, name="fake", memory_bytes=FAKE_MEMORY_BYTES, fake=True)
+        Gpu(uuid=f"{FAKE_PREFIX}{node}-{i}", index=i, name="fake", memory_bytes=FAKE_MEMORY_BYTES, fake=True)
         for i in range(count)
     )
 
 
 def device_env(devices: Sequence[DeviceShare]) -> dict[str, str]:
     """The environment that shows a replica its devices and no other: none at all for `num_gpus=0` or fake ones."""
-    real = [share.uuid for share in devices if not share.uuid.startswith("FAKE-")]
+    real = [share.uuid for share in devices if not share.uuid.startswith(FAKE_PREFIX)]
     env = {"CUDA_VISIBLE_DEVICES": ",".join(real), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
     if devices:
         env["SERVE_GPU_FRACTION"] = f"{max(share.milli for share in devices) / 1000:g}"
         env["SERVE_GPU_UUIDS"] = ",".join(share.uuid for share in devices)
     return env
+
+
+def read_use(uuid: str) -> DeviceUse | None:
+    """What the driver says of a device; None when it does not answer. Blocks for some milliseconds."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return None
+    try:
+        handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
+        used = int(pynvml.nvmlDeviceGetMemoryInfo(handle).used)
+        return DeviceUse(used, frozenset(int(p.pid) for p in pynvml.nvmlDeviceGetComputeRunningProcesses(handle)))
+    except pynvml.NVMLError as error:
+        log.warning("cannot ask the driver about %s: %s", uuid, error, extra={"action": "gpu_silent"})
+        return None
+    finally:
+        pynvml.nvmlShutdown()
 
 
 def _nvml_devices() -> tuple[Gpu, ...]:

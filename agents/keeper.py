@@ -175,8 +175,9 @@ class Keeper:
         level = logging.INFO if self.record.state is ReplicaState.DRAINING else logging.WARNING
         log.log(level, "%s ended: %s", self.replica_id, how, extra={"action": "replica_ended"})
         self._died_at_revision = self.copy.revision
+        pid = self.record.pid
         self._set(life_cycle.died(self.record, how, options.max_constructor_retry_count, self._clock.monotonic()))
-        self._tasks.start(self._sweep(exit_.incarnation), name="sweep")
+        self._tasks.start(self._sweep(exit_.incarnation, pid), name="sweep")
 
     def _reported(self, report: pb.ReplicaReport) -> None:
         now = self._clock.monotonic()
@@ -292,15 +293,18 @@ class Keeper:
             except TimeoutError:
                 continue
 
-    async def _sweep(self, incarnation: int) -> None:
-        """What the dead process left running goes too; only then the next incarnation may start."""
+    async def _sweep(self, incarnation: int, pid: int) -> None:
+        """What the dead process left running goes too, and its devices get free: then the next one may start."""
         link, self._link = self._link, None
         try:
             await self._launcher.kill_group(self.replica_id, incarnation)
             await self._launcher.forget(self.replica_id, incarnation)
         except ServeException as error:
             log.warning("sweeping %s: %s", self.replica_id, error, extra={"action": "sweep_failed"})
+        lost = await self._starter.devices.until_free(self.copy.assignment.devices, pid)
         self._set(life_cycle.swept(self.record, self._clock.monotonic()))
+        if lost:
+            self._set(life_cycle.device_lost(self.record, lost, self._clock.monotonic()))
         if link is not None:
             await link.close()
 

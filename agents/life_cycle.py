@@ -234,6 +234,13 @@ def swept(record: Record, now: float) -> Record:
     return _enter(record, ReplicaState.STOPPED, now, "gone") if record.state is ReplicaState.DRAINING else record
 
 
+def device_lost(record: Record, reason: str, now: float) -> Record:
+    """Its device did not get free: no next incarnation here, the leader replaces it elsewhere."""
+    if record.state is not ReplicaState.BACKOFF:
+        return record
+    return replace(_enter(record, ReplicaState.FAILED, now, reason), message=reason)
+
+
 def is_wanted_again(assignment: Assignment, record: Record) -> bool:
     """It was drained because the node began to leave, and the node stayed after all (its agent died over it)."""
     return assignment.goal is Goal.RUN and record.state is ReplicaState.STOPPED and record.gone

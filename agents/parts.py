@@ -19,6 +19,7 @@ import grpc
 from serve_rt.agents.api_server import AgentService
 from serve_rt.agents.blobs import BlobStore
 from serve_rt.agents.children import Children
+from serve_rt.agents.devices import Devices
 from serve_rt.agents.ending import EndingWish
 from serve_rt.agents.feed import Feed
 from serve_rt.agents.intake import Reading
@@ -62,7 +63,8 @@ class Parts:
         self.observations = Observations(self.registration)
         self.feed = Feed(node.state, node.cluster, node.node_id)
         self.blobs = BlobStore(node.state, node.token, self._blob_holders, self.observations.blob_stored)
-        starter = Starter(node, self.blobs, lambda: self.supervisor.ports())
+        self.devices = Devices(lambda: self._tasks.start(self.registration.update(), name="tell of the devices"))
+        starter = Starter(node, self.blobs, lambda: self.supervisor.ports(), self.devices)
         self.supervisor = Supervisor(node, launcher, starter, self.memory, clock, self._replica_changed, self._learned)
         self._join()
 
@@ -102,6 +104,7 @@ class Parts:
         self._tasks.start_eternal(self.supervisor.run(), name="supervisor")
         self._tasks.start_eternal(self.mirror.run(), name="mirror")
         self._tasks.start_eternal(self.observations.run(), name="observations")
+        self._tasks.start_eternal(self.devices.run(), name="devices")
 
     async def close(self) -> None:
         await self.supervisor.close()
@@ -172,6 +175,7 @@ class Parts:
             software=software(),
             state_dir=str(node.state.path),
             hosts_etcd=node.hosts_etcd,
+            quarantined=dict(self.devices.quarantined),
         )
 
     def _blob_holders(self, digest: BlobDigest) -> list[str]:

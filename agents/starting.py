@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from serve_rt.agents.blobs import BlobStore
+from serve_rt.agents.devices import Devices
 from serve_rt.agents.gpus import device_env
 from serve_rt.agents.launcher.records import ProcessKind, SpawnSpec
 from serve_rt.agents.memory import Copy
@@ -27,7 +28,10 @@ ENTRY = "serve_rt.replica.main:run"
 
 
 class Starter:
-    def __init__(self, node: ThisNode, blobs: BlobStore, ports_taken: Callable[[], Collection[int]]) -> None:
+    def __init__(
+        self, node: ThisNode, blobs: BlobStore, ports_taken: Callable[[], Collection[int]], devices: Devices
+    ) -> None:
+        self.devices = devices
         self._node = node
         self._blobs = blobs
         self._ports_taken = ports_taken
@@ -43,6 +47,7 @@ class Starter:
         spec = copy.assignment.spec
         payload = await self._blobs.ensure(spec.payload)
         code = await self._blobs.code_dir(spec.code) if spec.code is not None else None
+        await self.devices.note(copy.assignment.devices)
         start = self._start(copy, incarnation, payload, code)
         log_path = self._node.state.replica_log(copy.assignment.app, copy.assignment.replica_id)
         log_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

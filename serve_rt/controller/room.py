@@ -40,7 +40,7 @@ class NodeRoom:
     @staticmethod
     def empty(record: NodeRecord, *, takes: bool) -> NodeRoom:
         total = record.resources
-        devices = {gpu.uuid: WHOLE for gpu in total.gpus}
+        devices = {gpu.uuid: WHOLE for gpu in total.gpus if gpu.uuid not in record.quarantined}
         return NodeRoom(record, total.milli_cpu, total.memory_bytes, devices, dict(total.custom), takes)
 
     def take(self, key: DeploymentKey, asked: Resources, devices: tuple[DeviceShare, ...], sign: int = 1) -> None:

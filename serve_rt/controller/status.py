@@ -232,10 +232,14 @@ def _node(cluster: Cluster, name: NodeId, replicas: tuple[ReplicaOverview, ...])
         gpus=tuple(gpu.uuid for gpu in record.resources.gpus),
         labels=record.labels,
         replicas=replicas,
-        gpu_names={gpu.uuid: gpu.name for gpu in record.resources.gpus},
+        gpu_names={gpu.uuid: gpu.name + _quarantine(record, gpu.uuid) for gpu in record.resources.gpus},
         http_address=record.http_address,
         is_leader=cluster.leader is not None and cluster.leader.node_id == name,
     )
+
+
+def _quarantine(record: NodeRecord, uuid: str) -> str:
+    return f" (quarantined: {record.quarantined[uuid]})" if uuid in record.quarantined else ""
 
 
 def _assigned(cluster: Cluster, assignment: Assignment, observed: Observed | None) -> ReplicaOverview:

@@ -33,6 +33,8 @@ class NodeRecord:
     software: str = ""
     state_dir: str = ""
     hosts_etcd: bool = False
+    quarantined: Mapping[str, str] = field(default_factory=dict)
+    """GPUs that did not get free after their last process, by UUID, with the reason: nothing is placed on them."""
     schema: int = 1
 
 
