@@ -6,6 +6,9 @@ import socket
 
 from serve_rt.errors import ConflictError
 
+COMMAND_CHARS = 120
+"""Of the holder's command line, on one line: what to do about it comes after that and must be seen."""
+
 
 def refuse_if_taken(host: str, port: int, option: str) -> None:
     """*Errors*: ConflictError naming the port and its holder. Port 0 is always free."""
@@ -30,7 +33,7 @@ def describe_holder(port: int) -> str:
         for connection in psutil.net_connections(kind="tcp"):
             here = connection.laddr and connection.laddr.port == port
             if connection.status == psutil.CONN_LISTEN and here and connection.pid:
-                command = " ".join(psutil.Process(connection.pid).cmdline())
+                command = " ".join(" ".join(psutil.Process(connection.pid).cmdline()).split())[:COMMAND_CHARS]
                 return f"it is held by pid {connection.pid} ({command or 'unknown command'})"
     except psutil.Error:
         pass
