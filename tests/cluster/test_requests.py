@@ -71,8 +71,15 @@ def test_client_that_leaves_frees_the_slot(cluster: LocalCluster) -> None:
 def test_full_queue_is_503_with_retry_after(cluster: LocalCluster) -> None:
     with ThreadPoolExecutor(2) as pool:
         slow = [pool.submit(cluster.node.http, "/narrow/sleep?s=2") for _ in range(2)]
+        # Both must be in their places first: a third one that comes earlier takes the place of the second.
+        eventually(lambda: _counts(cluster) == (1, 1), 1.5, "one runs and one waits")
         eventually(lambda: _refused(cluster), 1.5, "a third request is refused")
         assert [one.result()[0] for one in slow] == [200, 200]
+
+
+def _counts(cluster: LocalCluster) -> tuple[int, int]:
+    counters = cluster.node.json("/-/counters")
+    return counters["reserved"], counters["waiting"]
 
 
 def _refused(cluster: LocalCluster) -> bool:
