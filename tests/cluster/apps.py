@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import random
+import sys
 import time
 from collections import deque
 from collections.abc import AsyncIterator
@@ -35,7 +36,7 @@ class Echo:
         time.sleep(start_s)
         self.version = version
         self.sleep_s = sleep_ms / 1e3
-        self.first_random = random.random()
+        self.first_random = first_random()
 
     async def __call__(self, request: Request) -> Response:
         query = request.query_params
@@ -92,6 +93,12 @@ class Echo:
 
     async def do_random(self, request: Request) -> Response:
         return JSONResponse({"first": self.first_random, "pid": os.getpid()})
+
+
+def first_random() -> float:
+    """numpy's where it came with the fork: Python reseeds its own generator in a forked child, numpy does not."""
+    numpy_random = sys.modules.get("numpy.random")
+    return float(numpy_random.random() if numpy_random is not None else random.random())
 
 
 def note(path: str, line: str) -> None:

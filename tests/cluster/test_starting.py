@@ -13,6 +13,10 @@ SLOW_IMPORT_S = 1.5
 
 
 def _first_randoms(cluster: LocalCluster) -> list[float]:
+    """Of three replicas whose launcher has learned numpy, and with it the state of numpy's generator."""
+    cluster.deploy("lazy", name="teacher", route="/teacher", num_replicas=1, arguments={"module": "numpy.random"})
+    time.sleep(0.2)  # the launcher may be warm still, before it begins to learn
+    eventually(lambda: _launcher(cluster) == "warm", 30, "the new launcher has learned")
     cluster.deploy("echo", num_replicas=3)
     cluster.await_replicas(3)
     seen: dict[int, float] = {}
