@@ -3,14 +3,14 @@
 Called by `scaling` with what `demand` measured; the target goes into `reconcile` as the wanted count. Time is an
 argument. The walk of `desired`: formula → factor → bounds → what must not happen now → delays.
 
-On top of Ray's rules: a target never falls on readings that are not complete (missing is not zero), and no running
-replica goes while others are starting.
+On top of Ray's rules: a target never falls on readings that are not complete (missing is not zero), no running replica
+goes while others are starting, and a fall lands on what the busiest moment of the last look-back needed.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from serve_rt.model.spec import AutoscalingOptions
 
@@ -24,6 +24,8 @@ class Demand:
     total: float
     """Aggregated over the look-back period."""
     latest: float
+    peak: float
+    """The highest `total` within one look-back: a fall lands here, so that a wave is not followed down its slope."""
     complete: bool
     """Every reporter was heard, for one look-back at least. If not, the target may rise but never fall."""
 
@@ -56,7 +58,11 @@ def desired(
     asked = bounded(options, _asked(options, demand.total, running, target))
     aim, held = _harmless(asked, demand, running, target)
     why = f"{aim} for {seen}" + (f"; {asked} is held back: {held}" if held else "")
-    return _after_delay(options, aim, target, timer, now, why)
+    decision = _after_delay(options, aim, target, timer, now, why)
+    if target > 1 and decision.target < target:
+        landing = min(target, bounded(options, _asked(options, demand.peak, running, target)))
+        return replace(decision, target=max(decision.target, landing))
+    return decision
 
 
 def bounded(options: AutoscalingOptions, replicas: int) -> int:

@@ -76,3 +76,19 @@ class Series:
         ends = [*starts[1:], max(now, starts[-1] + 1e-3)]
         area = sum(value * (end - start) for value, start, end in zip(levels, starts, ends, strict=True))
         return area / (ends[-1] - starts[0])
+
+
+class Peak:
+    """The highest of the values noted within a period."""
+
+    def __init__(self) -> None:
+        self._falling: deque[tuple[float, float]] = deque()
+
+    def note(self, value: float, period_s: float, now: float) -> float:
+        """Take in `value`; the highest since `now - period_s`."""
+        while self._falling and self._falling[-1][1] <= value:
+            self._falling.pop()
+        self._falling.append((now, value))
+        while self._falling[0][0] < now - period_s:
+            self._falling.popleft()
+        return self._falling[0][1]

@@ -146,12 +146,13 @@ def _first_target(memory: DeploymentMemory, spec: DeploymentSpec) -> int | None:
 
 
 def rescale(memory: DeploymentMemory, target: int, now_wall: float) -> DeploymentMemory:
-    """Take in the autoscaler's word. While a version rolls, more may be asked for but not less."""
+    """Take in the autoscaler's word. While versions change places, more may be asked for but not less."""
     before = replicas_wanted(memory)
     if target == before or memory.target.options.autoscaling is None or memory.phase in _NEVER_SCALED:
         return memory
     if memory.phase not in _SCALES:
-        return replace(memory, scale_target=target) if target > before else memory
+        falls = target < before and memory.phase is not RolloutPhase.ROLLED_BACK
+        return memory if falls else replace(memory, scale_target=target)
     phase = RolloutPhase.UPSCALING if target > before else RolloutPhase.DOWNSCALING
     return enter(memory, phase, now_wall, message="", scale_target=target, trigger=DeploymentStatusTrigger.AUTOSCALING)
 

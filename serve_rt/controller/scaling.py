@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from serve_rt.controller.autoscale import Demand, Timer, desired
-from serve_rt.controller.demand import NodeDemand, Series, all_heard
+from serve_rt.controller.demand import NodeDemand, Peak, Series, all_heard
 from serve_rt.controller.rollout import replicas_wanted, rescale
 from serve_rt.model.cluster import Cluster, DeploymentMemory
 from serve_rt.model.ids import DeploymentKey, NodeId
@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 @dataclass(slots=True)
 class _Watched:
     series: Series
+    peak: Peak = field(default_factory=Peak)
     timer: Timer = field(default_factory=Timer)
     said: tuple[int, int] = (0, 0)
 
@@ -66,7 +67,8 @@ class Scaling:
         now: float,
     ) -> int | None:
         total = watched.series.aggregate(options.aggregation_function, options.look_back_period_s, now)
-        demand = Demand(total, watched.series.latest, complete)
+        peak = watched.peak.note(total, options.look_back_period_s, now)
+        demand = Demand(total, watched.series.latest, peak, complete)
         before, running = replicas_wanted(memory), _running(cluster, memory.key)
         decision = desired(options, demand, running, before, watched.timer, now)
         watched.timer = decision.timer

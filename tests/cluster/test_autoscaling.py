@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 
 from tests.cluster.conftest import ClusterFactory, Show
@@ -66,3 +67,27 @@ def test_a_light_load_keeps_the_last_replica(cluster_of: ClusterFactory) -> None
         time.sleep(6)  # several look-backs and delays
         assert {handle.key for handle in cluster.await_replicas(1)} == before
     assert load.report.lost == 0 and load.report.refused == 0, load.report.summary()
+
+
+def test_another_leader_goes_on_from_the_target(cluster_of: ClusterFactory, show: Show) -> None:
+    """Its readings begin anew: that must not look like no demand, and a request at none is heard by whoever leads."""
+    cluster = cluster_of()
+    cluster.deploy("echo", autoscaling_config=OPTIONS, arguments={"sleep_ms": WORK_MS})
+    with LoadProcess(cluster.node.http_port, rate_per_s=HEAVY) as load:
+        _await_running(cluster, 3)
+        before = {handle.key for handle in cluster.await_replicas(3)}
+        _change_leader(cluster)
+        time.sleep(2 * OPTIONS["look_back_period_s"] + 2)  # long enough to fall, if it were to
+        assert {handle.key for handle in cluster.await_replicas(3)} == before
+    show("autoscaling: another leader at three replicas", load.report)
+    assert load.report.lost == 0 and load.report.refused == 0, load.report.summary()
+    _await_running(cluster, 0)
+    _change_leader(cluster)
+    assert cluster.node.http("/?nonce=first")[0] == 200
+
+
+def _change_leader(cluster: LocalCluster) -> None:
+    """SIGTERM: it resigns, and the node starts the next one."""
+    (old,) = cluster.node.handles("controller")
+    old.process.signal(signal.SIGTERM)
+    eventually(lambda: cluster.node.handles("controller") not in ([], [old]), 10, "another controller")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Callable
@@ -10,10 +11,10 @@ from dataclasses import fields
 from serve_rt.controller.plan import Plan, describe
 from serve_rt.controller.settings import ControlSettings
 from serve_rt.controller.status import build_status
-from serve_rt.model.ids import NodeId, ReplicaId
+from serve_rt.model.ids import AppName, DeploymentKey, DeploymentName, NodeId, ReplicaId
 from serve_rt.model.node import NodeMark
 from serve_rt.model.resources import Resources
-from serve_rt.model.spec import DeploymentOptions
+from serve_rt.model.spec import AutoscalingOptions, DeploymentOptions
 from tests.controller.world import World, application, deployment_spec, node_record
 
 SEPARATOR = "----"
@@ -59,7 +60,10 @@ class _Teller:
         known = {f.name: f.type for f in fields(DeploymentOptions)}
         plain = {name: int(value) for name, value in options.items() if name in known}
         labels = {name: value for name, value in options.items() if name not in known}
-        spec = deployment_spec("d", version, num_replicas=int(replicas), resources=resources, labels=labels, **plain)
+        knobs = {f.name for f in fields(AutoscalingOptions)} & labels.keys()
+        auto = AutoscalingOptions(**{name: json.loads(labels.pop(name)) for name in knobs}) if knobs else None
+        plain |= {"num_replicas": int(replicas)}
+        spec = deployment_spec("d", version, resources=resources, labels=labels, autoscaling=auto, **plain)
         self.world.deploy(application(app, spec, deploy_id=f"{app}{self.world.revision}"))
         return []
 
@@ -106,6 +110,19 @@ class _Teller:
 
     def _advance(self, seconds: str) -> list[str]:
         self.world.now += float(seconds)
+        return []
+
+    def _demand(self, app: str, requests: str) -> list[str]:
+        self.world.demand[DeploymentKey(AppName(app), DeploymentName("d"))] = int(requests)
+        self.world.look()
+        return []
+
+    def _silent(self, yes: str) -> list[str]:
+        self.world.silent = yes == "yes"
+        return []
+
+    def _newleader(self) -> list[str]:
+        self.world.new_leader()
         return []
 
     def _nosurge(self) -> list[str]:

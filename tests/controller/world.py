@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
+from serve_rt.controller.demand import NodeDemand
 from serve_rt.controller.plan import (
     Action,
     CreateAssignment,
@@ -25,10 +26,11 @@ from serve_rt.controller.plan import (
     SaveDeployment,
 )
 from serve_rt.controller.reconcile import reconcile
+from serve_rt.controller.scaling import Scaling
 from serve_rt.controller.settings import ControlSettings
 from serve_rt.etcd.keys import Keys
 from serve_rt.model.cluster import Cluster, MetaRecord
-from serve_rt.model.ids import AppName, BlobDigest, DeploymentName, NodeId, ReplicaId, VersionId
+from serve_rt.model.ids import AppName, BlobDigest, DeploymentKey, DeploymentName, NodeId, ReplicaId, VersionId
 from serve_rt.model.node import MarkRecord, NodeMark, NodeRecord
 from serve_rt.model.replica import Assignment, Goal, Observed, ReplicaState
 from serve_rt.model.resources import Gpu, NodeResources, Resources
@@ -78,12 +80,17 @@ class World:
     """Versions that never get ready."""
     down: set[NodeId] = field(default_factory=set)
     """Nodes that are switched off: nothing runs there that anybody could see."""
+    demand: dict[DeploymentKey, int] = field(default_factory=dict)
+    """Requests queued and running, as reported by the first node."""
+    silent: bool = False
+    """A reporter with demand has fallen silent."""
 
     def __post_init__(self) -> None:
         self.fold = Fold()
         self.records: dict[NodeId, NodeRecord] = {}
         self.processes: dict[NodeId, dict[ReplicaId, Process]] = {}
         self.revision = 1
+        self.scaling = Scaling(self.now)
         self.floors: dict[tuple[str, str], int] = {}
         self.put(KEYS.meta, MetaRecord("test"))
 
@@ -123,7 +130,18 @@ class World:
     # --- the leader -----------------------------------------------------------------------------------------------
 
     def plan(self) -> Plan:
-        return reconcile(self.cluster, self.now, self.settings)
+        cluster = replace(self.cluster, scale_targets=self.look())
+        return reconcile(cluster, self.now, self.settings)
+
+    def look(self) -> dict[DeploymentKey, int]:
+        """The autoscaler's word."""
+        words = {node: NodeDemand({}, not self.silent, self.now) for node in self.cluster.nodes}
+        if words:
+            words[min(words)] = NodeDemand(self.demand, not self.silent, self.now)
+        return self.scaling.look(self.cluster, words, self.now)
+
+    def new_leader(self) -> None:
+        self.scaling = Scaling(self.now)
 
     def step(self) -> Plan:
         plan = self.plan()
