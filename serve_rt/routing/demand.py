@@ -26,6 +26,7 @@ from serve_rt.wire.services import Stub
 log = logging.getLogger(__name__)
 REPEAT_S = 1.0
 FIRST_RETRY_S = 0.1
+SAMPLES = 10
 REPORT_TIMEOUT_S = 2.0
 
 
@@ -39,6 +40,7 @@ class DemandReporter:
         self._told: frozenset[DeploymentKey] = frozenset()
         """Deployments whose demand the agent knows of."""
         self._seq = itertools.count(time.monotonic_ns())  # above those of a former reporter of this process
+        self._samples: list[dict[DeploymentKey, tuple[int, int]]] = []
         self._channel: grpc.aio.Channel | None = None
         self._address = ""
 
@@ -61,16 +63,32 @@ class DemandReporter:
             await self._pause(REPEAT_S if delivered else FIRST_RETRY_S)
 
     async def _pause(self, seconds: float) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await self._starved.wait()
-        except TimeoutError:
-            pass
+        """Samples meanwhile: one look a second can miss a steady load again and again, when both keep step."""
+        for _ in range(SAMPLES):
+            try:
+                async with asyncio.timeout(seconds / SAMPLES):
+                    await self._starved.wait()
+                    break
+            except TimeoutError:
+                self._samples.append(self._routers.demand())
         self._starved.clear()
+
+    def _level(self) -> dict[DeploymentKey, tuple[int, int]]:
+        """The mean of the samples since the last report, and at least one where there was any demand at all."""
+        samples, self._samples = [*self._samples, self._routers.demand()], []
+        seen = {key for sample in samples for key in sample}
+        level: dict[DeploymentKey, tuple[int, int]] = {}
+        for key in seen:
+            counts = [sample.get(key, (0, 0)) for sample in samples]
+            queued, ongoing = (round(sum(part) / len(samples)) for part in zip(*counts, strict=True))
+            some = max(sum(part) for part in counts)
+            waits = counts[-1][0] > 0 and queued + ongoing == 0
+            level[key] = (queued, ongoing) if queued + ongoing or not some else (int(waits), int(not waits))
+        return level
 
     async def _report(self) -> bool:
         """False: there is something to say and nobody heard it."""
-        counts = self._routers.demand()
+        counts = self._level()
         if not counts and not self._told:
             return True
         address = self._feed.agent
