@@ -326,7 +326,7 @@ class _Work:
 
     def _rewrite_kept(self, member: Member) -> None:
         assert member.assignment is not None
-        desired = replace(member.assignment, spec=self.memory.target)
+        desired = replace(member.assignment, spec=_as_placed(self.memory.target, member.assignment.spec))
         if desired.superseded_by is not None and not self._still_runs(desired.superseded_by):
             desired = replace(desired, superseded_by=None)
         if desired != member.assignment:
@@ -357,3 +357,11 @@ class _Work:
 
     def _all_ready(self) -> bool:
         return all(m.ready for m in self.groups.new)
+
+
+def _as_placed(target: DeploymentSpec, placed: DeploymentSpec) -> DeploymentSpec:
+    """`target` with the resources its replica was given. They are part of a version, so they are the same unless a
+    client made the version up; what is placed must not grow without a look at the room."""
+    if target.options.resources == placed.options.resources:
+        return target
+    return replace(target, options=replace(target.options, resources=placed.options.resources))
