@@ -7,7 +7,6 @@ StreamingResponse, a coroutine) sends it over to the user loop and goes.
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -60,8 +59,6 @@ class HttpAnswers:
                 call.reply(answer.status, answer.headers, answer.body)
             else:
                 await self._send(call, result)
-        except asyncio.CancelledError as error:
-            _ended_by_cancellation(call, error)
         except GeneratorExit:  # the loop is gone
             raise
         except BaseException as error:  # user code may raise anything; the caller is told, the process lives
@@ -108,8 +105,6 @@ class HttpAnswers:
             return
         try:
             await self._send(call, result)
-        except asyncio.CancelledError as error:
-            _ended_by_cancellation(call, error)
         except GeneratorExit:
             raise
         except BaseException as error:  # as in answer()
@@ -150,14 +145,8 @@ def _needs_loop(result: Any) -> bool:
     return inspect.isasyncgen(result) or inspect.isawaitable(result)
 
 
-def _ended_by_cancellation(call: Call, error: BaseException) -> None:
-    if call.cancelled:
-        call.leave()
-    else:  # user code cancelled itself: to the caller that is an error like any other
-        _failed(call, error)
-
-
 def _failed(call: Call, error: BaseException) -> None:
+    """Tell the caller and the log. User code that cancels itself has failed like any other."""
     if call.cancelled:  # nobody listens any more, and what a cancellation makes of user code is no news
         call.leave()
         return

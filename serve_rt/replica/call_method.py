@@ -5,7 +5,6 @@ As in call_http, `answer` is a task of the user loop and `answer_in_thread` runs
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -47,11 +46,6 @@ class MethodAnswers:
             if plan.shape is Shape.ASYNC:
                 result = await result
             await self._send(call, result)
-        except asyncio.CancelledError as error:
-            if call.cancelled:
-                call.leave()
-            else:
-                failed(call, error)
         except GeneratorExit:  # the loop is gone
             raise
         except BaseException as error:  # user code may raise anything; the caller gets it, the process lives
@@ -86,11 +80,6 @@ class MethodAnswers:
             return
         try:
             await self._send(call, result)
-        except asyncio.CancelledError as error:
-            if call.cancelled:
-                call.leave()
-            else:
-                failed(call, error)
         except GeneratorExit:
             raise
         except BaseException as error:  # as in answer()
@@ -139,7 +128,10 @@ def _check_stream(call: Call, result: Any) -> None:
 
 
 def failed(call: Call, error: BaseException) -> None:
-    """Send the user's exception to the caller and write it to the log; user code has ended."""
+    """Send the user's exception to the caller and write it to the log; user code has ended.
+
+    User code that cancels itself has failed like any other.
+    """
     if call.cancelled:  # nobody listens any more, and what a cancellation makes of user code is no news
         call.leave()
         return

@@ -147,5 +147,6 @@ class FeedClient:
             return
         log.warning("no agent answers: starting from the routes saved in %s", self._snapshot_path)
         self._table = table
+        # The wall clock, since a file's time is one: how old the snapshot is, for `x-routes-age`.
         self._confirmed_s = time.monotonic() - max(0.0, time.time() - self._snapshot_path.stat().st_mtime)
         self._on_table(table)
