@@ -53,6 +53,9 @@ test: lint types unit ## everything that must hold: lint, types, and all tests
 unit: $(STAMPS)/develop $(STAMPS)/tools ## the tests alone (make unit PYTEST_ARGS="-k router")
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+chaos: $(STAMPS)/develop ## the long tests: minutes of faults under load, many simulation seeds
+	$(BIN)/python -m pytest -m chaos $(PYTEST_ARGS)
+
 lint: $(STAMPS)/develop ## ruff: rules and format
 	$(BIN)/ruff check $(LINTED)
 	$(BIN)/ruff format --check $(LINTED)
