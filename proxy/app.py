@@ -12,7 +12,8 @@ from typing import Any, Protocol
 
 from serve_rt.model.routes import RouteTable
 from serve_rt.proxy.answers import Answer, not_found
-from serve_rt.proxy.forward import Forward, respond
+from serve_rt.proxy.attempt import respond
+from serve_rt.proxy.forward import Forward
 from serve_rt.proxy.limits import Limits
 from serve_rt.proxy.routes import Routes
 from serve_rt.proxy.websocket import WebSocketForward
@@ -48,6 +49,14 @@ class ProxyApp:
         for target in routes.targets:
             self._routers.router(target.key)
         self.routes = routes
+
+    def begin(self, scope: Scope) -> bool:
+        """Take a request whose body is here. False: nothing was done, `__call__` must."""
+        path: str = scope["path"]
+        if self._root_path or path.startswith("/-/"):
+            return False
+        target = self.routes.match(path)
+        return target is not None and self._forward.begin(target, scope)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path: str = scope["path"]

@@ -7,8 +7,7 @@ with two Host headers were served. Everything else (framing, smuggling, keep-ali
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, cast
 
 import httptools
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from serve_rt.proxy.http_server import HttpServer
 
 Headers = list[tuple[bytes, bytes]]
-_FORBIDDEN = re.compile(b"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)")
+_FORBIDDEN = bytes({*range(32), 127} - {*b"\t\r\n"})
 
 
 class ProxyHttpProtocol(HttpToolsProtocol):
@@ -52,6 +51,8 @@ class ProxyHttpProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
         self._refusal = 0
+        self._parsing = False
+        self._read: RequestResponseCycle | None = None
 
     # --- the connection -------------------------------------------------------------------------------------------
 
@@ -78,6 +79,7 @@ class ProxyHttpProtocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         if self._head_timer is not None:
             self._stop_head_timer()
+        self._parsing = True
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserError:
@@ -88,6 +90,11 @@ class ProxyHttpProtocol(HttpToolsProtocol):
                 self.handle_websocket_upgrade()
                 return
             # An upgrade we do not offer is ignored, as RFC 9110 allows: the request is served over HTTP/1.1.
+        finally:
+            self._parsing = False
+        cycle, self._read = self._read, None
+        if cycle is not None:
+            self._begin(cycle)
         if self._in_head:
             self._head_bytes += len(data)
             if self._head_bytes > self.limits.header_bytes:
@@ -136,7 +143,8 @@ class ProxyHttpProtocol(HttpToolsProtocol):
         """Answer and close. A request that is being answered is not spoken over: its connection is cut."""
         self._refusal = status
         self._stop_head_timer()
-        busy = self.cycle is not None and not self.cycle.response_complete
+        busy = self.cycle is not None and not self.cycle.response_complete and self._read is None
+        self._read = None
         if not busy and not self.transport.is_closing():
             self.transport.write(raw_answer(status))
         self.http_server.refused += 1
@@ -163,7 +171,19 @@ class ProxyHttpProtocol(HttpToolsProtocol):
     # --- answering ------------------------------------------------------------------------------------------------
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        """A request's head was read. Its body may stand in the same bytes: it begins when all of them were parsed."""
         cycle.scope["serve_rt.cycle"] = cycle  # type: ignore[typeddict-unknown-key]  # ASGI allows own keys
+        if self._parsing:
+            self._read = cycle
+        else:
+            self._begin(cycle)
+
+    def _begin(self, cycle: RequestResponseCycle) -> None:
+        if cycle.more_body or not self.http_server.begin(cast(dict[str, Any], cycle.scope)):
+            super()._start_asgi_task(cycle, self.app)
+
+    def run(self, cycle: RequestResponseCycle, app: Callable[[Any, Any, Any], Awaitable[None]]) -> None:
+        """Let `app` write the answer of a request that was begun, in a task. Any: ASGI, in uvicorn's words."""
         super()._start_asgi_task(cycle, app)
 
     def write_whole(self, cycle: RequestResponseCycle, status: int, headers: Headers, body: bytes) -> bool:
@@ -175,7 +195,12 @@ class ProxyHttpProtocol(HttpToolsProtocol):
         if self.flow.write_paused or cycle.disconnected or cycle.response_started:
             return False
         head = STATUS_LINE[status] + b"".join([b"%b: %b\r\n" % header for header in headers])
-        if head.count(b"\n") != len(headers) + 1 or _FORBIDDEN.search(head):
+        lines = len(headers) + 1
+        if (
+            head.count(b"\n") != lines
+            or head.count(b"\r") != lines
+            or len(head.translate(None, _FORBIDDEN)) != len(head)
+        ):
             raise ValueError("a response header holds a control character")
         cycle.response_started = cycle.response_complete = True
         cycle.waiting_for_100_continue = False

@@ -10,8 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from uvicorn.config import Config
 from uvicorn.server import ServerState
@@ -26,11 +25,22 @@ CUT_S = 2.0
 LOOK_S = 0.05
 
 
+class Application(Protocol):
+    def begin(self, scope: dict[str, Any]) -> bool:
+        """Take a request whose body is here, and answer it without a task. False: nothing was done."""
+        ...
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        """Everything else: ASGI."""
+        ...
+
+
 class HttpServer:
     """*Resources*: `start`, then `drain`, then nothing is left."""
 
-    def __init__(self, app: Callable[..., Any], limits: Limits, keep_alive_timeout_s: float) -> None:
+    def __init__(self, app: Application, limits: Limits, keep_alive_timeout_s: float) -> None:
         self.draining = False
+        self.begin = app.begin
         self.refused = 0
         """Requests that broke a limit or the grammar."""
         self._limits = limits
@@ -85,7 +95,7 @@ class HttpServer:
             connection.shutdown()  # idle: closed now; busy: closed after its answer
         self._hurry.clear()
         await self._wait_until_empty(self._limits.drain_busy_s)
-        left = len(self._state.tasks)
+        left = len(self._state.tasks) + sum(map(_is_busy, self._state.connections))
         for task in tuple(self._state.tasks):
             task.cancel()
         if self._state.tasks:
@@ -103,3 +113,9 @@ class HttpServer:
 
     def __repr__(self) -> str:
         return f"<HttpServer [{self.connections} connections{', draining' if self.draining else ''}]>"
+
+
+def _is_busy(connection: Any) -> bool:
+    """Whether an HTTP connection has a request without its whole answer. Any: WebSockets are among them."""
+    cycle = getattr(connection, "cycle", None)
+    return cycle is not None and not cycle.response_complete

@@ -14,9 +14,9 @@ from typing import Any
 from serve_rt.errors import ConfigError, ServeException
 from serve_rt.pb import stream_pb2 as pb
 from serve_rt.proxy.answers import Answer, answer_for, not_found
-from serve_rt.proxy.forward import RequestIds
 from serve_rt.proxy.headers import RequestHeaders, read_headers, response_headers
 from serve_rt.proxy.limits import Limits
+from serve_rt.proxy.request_ids import RequestIds
 from serve_rt.proxy.routes import Target
 from serve_rt.routing import Exchange, Outgoing, Routers
 

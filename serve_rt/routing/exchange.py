@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from serve_rt import errors
@@ -35,6 +36,7 @@ class Exchange:
         "_deadline_timer",
         "_error",
         "_joiner",
+        "_on_answer",
         "_over",
         "_parts",
         "_reader",
@@ -65,6 +67,7 @@ class Exchange:
         self._router = router
         self._parts: deque[pb.Head | pb.Data] = deque()
         self._reader: asyncio.Future[None] | None = None
+        self._on_answer: Callable[[], None] | None = None
         self._reservation: asyncio.Future[None] | None = None
         self._error: Exception | None = None
         self._over = False
@@ -93,27 +96,39 @@ class Exchange:
         *Errors*: UserCodeError, or the RequestError that ended the request.
         """
         while True:
-            while self._parts:
-                part = self._parts.popleft()
-                if isinstance(part, pb.Head):
-                    return part
-                if self.attempt is not None:
-                    self.attempt.consumed(part.payload)
-                if part.kind in WEBSOCKET_KINDS:
-                    joined = self._join(part)
-                    if joined is None:
-                        continue
-                    return joined
+            part = self.take()
+            if part is not None or self._over:
                 return part
-            if self._error is not None:
-                raise self._error
-            if self._over:
-                return None
             self._reader = asyncio.get_running_loop().create_future()
             try:
                 await self._reader
             finally:
                 self._reader = None
+
+    def take(self) -> pb.Head | pb.Data | None:
+        """`read` without waiting: None also when the next part is not here yet."""
+        while self._parts:
+            part = self._parts.popleft()
+            if isinstance(part, pb.Head):
+                return part
+            if self.attempt is not None:
+                self.attempt.consumed(part.payload)
+            if part.kind not in WEBSOCKET_KINDS:
+                return part
+            joined = self._join(part)
+            if joined is not None:
+                return joined
+        if self._error is not None:
+            raise self._error
+        return None
+
+    def when_answered(self, call: Callable[[], None]) -> None:
+        """Run `call` once, when the first part is here or when there will be none: for whoever has no task to wait in.
+        It is run by the stream, between two of its parts, and must not raise."""
+        if self._parts or self._over:
+            call()
+        else:
+            self._on_answer = call
 
     def send(self, payload: bytes, *, end: bool = False, kind: int = 0, code: int = 0, reason: str = "") -> None:
         """More of the request's body, or a WebSocket message. Call `send_ready` in between."""
@@ -209,9 +224,7 @@ class Exchange:
     def on_part(self, part: pb.Head | pb.Data) -> None:
         self._answer_began = True
         self._parts.append(part)
-        reader = self._reader
-        if reader is not None and not reader.done():
-            reader.set_result(None)
+        self._wake_reader()
 
     def on_ended(self) -> None:
         self._finish()
@@ -251,7 +264,13 @@ class Exchange:
         if self._deadline_timer is not None:
             self._deadline_timer.cancel()
         self._resolve_reservation()
-        if self._reader is not None and not self._reader.done():
+        self._wake_reader()
+
+    def _wake_reader(self) -> None:
+        call, self._on_answer = self._on_answer, None
+        if call is not None:
+            call()
+        elif self._reader is not None and not self._reader.done():
             self._reader.set_result(None)
 
     def _resolve_reservation(self) -> None:

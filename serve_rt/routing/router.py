@@ -83,7 +83,7 @@ class Router:
         *Errors*: BackPressureError, QueueTimeoutError, DeploymentUnavailableError, DeadlineExceededError: all of them
         mean that nothing was started.
         """
-        exchange = self._admit(request)
+        exchange = self.admit(request)
         if exchange.attempt is None:
             try:
                 await exchange.reserved()
@@ -93,7 +93,11 @@ class Router:
                 raise
         return exchange
 
-    def _admit(self, request: Outgoing) -> Exchange:
+    def admit(self, request: Outgoing) -> Exchange:
+        """What `send` does before it waits: the request has a slot, or stands in the queue.
+
+        *Errors*: as `send`.
+        """
         if request.deadline is not None and request.deadline <= time.monotonic():
             raise DeadlineExceededError(f"the deadline of request {request.request_id} passed before it was sent")
         hopeless = self._hopeless()

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from serve_rt.model.routes import AppRoute
 from serve_rt.pb import stream_pb2 as pb
-from serve_rt.proxy.forward import RequestIds
 from serve_rt.proxy.headers import read_headers
 from serve_rt.proxy.open_encoding import fixed_part, open_of_request
+from serve_rt.proxy.request_ids import RequestIds
 from serve_rt.proxy.routes import Target
 from tests.routing.replicas import KEY
 
