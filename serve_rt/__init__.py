@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from serve_rt.api.deployment import Application, Deployment, deployment
     from serve_rt.api.ingress import ingress
-    from serve_rt.api.replica_context import ReplicaContext, get_replica_context
+    from serve_rt.api.replica_context import (
+        ReplicaContext,
+        get_deployment_actor,
+        get_deployment_actor_context,
+        get_replica_context,
+    )
     from serve_rt.api.request_context import get_multiplexed_model_id, get_trace_context
     from serve_rt.api.run import (
         RunTarget,
@@ -28,21 +33,26 @@ if TYPE_CHECKING:
         status,
     )
     from serve_rt.batching.decorator import batch
+    from serve_rt.config.accepted import ControllerOptions, TracingConfig
     from serve_rt.config.options import HTTPOptions
     from serve_rt.multiplex.decorator import multiplexed
 
 __all__ = [
     "Application",
+    "ControllerOptions",
     "Deployment",
     "HTTPOptions",
     "ReplicaContext",
     "RunTarget",
+    "TracingConfig",
     "_run",
     "_run_many",
     "batch",
     "delete",
     "deployment",
     "get_app_handle",
+    "get_deployment_actor",
+    "get_deployment_actor_context",
     "get_deployment_handle",
     "get_multiplexed_model_id",
     "get_replica_context",
@@ -62,6 +72,8 @@ _HOMES = {
     "Deployment": "api.deployment",
     "deployment": "api.deployment",
     "ReplicaContext": "api.replica_context",
+    "get_deployment_actor": "api.replica_context",
+    "get_deployment_actor_context": "api.replica_context",
     "get_replica_context": "api.replica_context",
     "get_multiplexed_model_id": "api.request_context",
     "get_trace_context": "api.request_context",
@@ -69,6 +81,8 @@ _HOMES = {
     "batch": "batching.decorator",
     "multiplexed": "multiplex.decorator",
     "HTTPOptions": "config.options",
+    "ControllerOptions": "config.accepted",
+    "TracingConfig": "config.accepted",
 }
 
 

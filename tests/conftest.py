@@ -17,7 +17,7 @@ os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Real clusters last: the fast tests say first what is wrong."""
     here = Path(__file__).parent
-    slow_folders = {here / "cluster", here / "examples", here / "gpu"}
+    slow_folders = {here / "cluster", here / "conformance", here / "examples", here / "gpu"}
     for item in items:
         if slow_folders & {item.path.parent}:
             item.add_marker(pytest.mark.cluster)

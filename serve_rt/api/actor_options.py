@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,10 +30,15 @@ def checked_actor_options(name: str, value: Any) -> Mapping[str, Any]:
         raise TypeError(f"{name} must be a dictionary, got {type(value).__name__}.")
     for key in value:
         if key not in ALLOWED:
+            near = difflib.get_close_matches(str(key), ALLOWED, 1)
             raise ValueError(
                 f"Specifying '{key}' in ray_actor_options is not allowed. "
-                f"Allowed options: {', '.join(sorted(ALLOWED))}."
+                + (f"Did you mean '{near[0]}'? " if near else "")
+                + f"Allowed options: {', '.join(sorted(ALLOWED))}."
             )
+    for key in ("resources", "label_selector"):
+        if value.get(key) is not None and not isinstance(value[key], Mapping):
+            raise TypeError(f"ray_actor_options: {key} must be a dictionary, got {type(value[key]).__name__}.")
     if value.get("fallback_strategy") is not None:
         raise ConfigError("ray_actor_options: fallback_strategy is not supported: use one label_selector.")
     _check_runtime_env(value.get("runtime_env") or {})

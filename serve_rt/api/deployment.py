@@ -116,6 +116,8 @@ class Deployment:
 
         *Errors*: as `@serve.deployment`.
         """
+        if func_or_class is not None:
+            _check_target(func_or_class)
         internal = {"_init_args", "_init_kwargs", "_internal"}
         args = options.get("_init_args", self.init_args)
         kwargs = options.get("_init_kwargs", self.init_kwargs)
@@ -127,7 +129,9 @@ class Deployment:
             given = {name: value for name, value in given.items() if name != "num_replicas"}
         merged = {**given, **changes}
         check_together(merged)
-        return Deployment(func_or_class or self.func_or_class, merged, args, kwargs, _token=_TOKEN)
+        return Deployment(
+            self.func_or_class if func_or_class is None else func_or_class, merged, args, kwargs, _token=_TOKEN
+        )
 
     def __call__(self, *_args: Any, **_kwargs: Any) -> NoReturn:
         raise RuntimeError(
@@ -201,8 +205,21 @@ def deployment(_func_or_class: Callable[..., Any] | None = None, *args: Any, **o
     check_together(given)
 
     def decorate(func_or_class: Callable[..., Any]) -> Deployment:
-        if not callable(func_or_class) or isinstance(func_or_class, Deployment):
-            raise TypeError("@serve.deployment must be called on a class or function.")
+        _check_target(func_or_class)
         return Deployment(func_or_class, given, _token=_TOKEN)
 
     return decorate if _func_or_class is None else decorate(_func_or_class)
+
+
+def _check_target(func_or_class: object) -> None:
+    """*Errors*: TypeError."""
+    if isinstance(func_or_class, Deployment):
+        raise TypeError(
+            f"@serve.deployment must be called on a class or function. {func_or_class} is a deployment already: "
+            "use its .options(...) to change it."
+        )
+    if not callable(func_or_class):
+        raise TypeError(
+            "@serve.deployment must be called on a class or function, got "
+            f"{type(func_or_class).__name__}: {func_or_class!r:.100}. Options are given by name."
+        )

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from serve_rt.api.actor_options import checked_actor_options, labels_of, resources_of
+from serve_rt.config.accepted import RequestRouterConfig
 from serve_rt.config.options import (
     AutoscalingConfig,
     BackpressureConfig,
@@ -20,6 +21,7 @@ from serve_rt.config.options import (
     checked,
     refuse_unknown,
 )
+from serve_rt.errors import ConfigError
 from serve_rt.model.spec import DEFAULT_MAX_ONGOING_REQUESTS, DeploymentOptions
 
 Given = Mapping[str, Any]
@@ -27,13 +29,13 @@ Given = Mapping[str, Any]
 
 RENAMED = {"max_concurrent_queries": "max_ongoing_requests"}
 """Names of Ray 2.6."""
+AUTO_MAX_REPLICAS = AutoscalingConfig.default().max_replicas
 NOT_SUPPORTED = {
     "placement_group_bundles": "a replica is one process on one node: use ray_actor_options for its resources",
     "placement_group_strategy": "replicas are spread over nodes; `max_replicas_per_node` limits how many share one",
     "placement_group_bundle_label_selector": "use ray_actor_options={'label_selector': {...}}",
     "gang_scheduling_config": "start the members as separate deployments and pass handles",
     "deployment_actors": "make it a deployment of its own and pass its handle",
-    "request_router_config": "requests go to the less loaded of two random replicas; routers cannot be replaced yet",
     "is_driver_deployment": "give num_replicas and max_replicas_per_node=1",
     "route_prefix": "give it to serve.run(app, route_prefix=...)",
     "init_args": "give them to .bind(...)",
@@ -53,9 +55,14 @@ def clean(what: str, given: Given) -> dict[str, Any]:
                 continue
             raise UnknownOptionError(f"`{name}` is not supported by {what}: {NOT_SUPPORTED[name]}.")
         if name in RENAMED:
+            if RENAMED[name] in given:
+                raise ConfigError(f"`{name}` is the old name of `{RENAMED[name]}`: give one of them.")
             warnings.warn(f"`{name}` is deprecated, use `{RENAMED[name]}` instead", DeprecationWarning, 4)
         options[RENAMED.get(name, name)] = value
     refuse_unknown(what, options, CHECKS)
+    scaled = options.get("autoscaling_config")
+    if options.get("num_replicas") == "auto" and isinstance(scaled, Mapping):
+        options["autoscaling_config"] = {"max_replicas": AUTO_MAX_REPLICAS, **scaled}
     return {name: CHECKS[name](name, value) for name, value in options.items()}
 
 
@@ -151,8 +158,8 @@ def _max_queued_requests(name: str, value: Any) -> Any:
 def _replicas_per_node(name: str, value: Any) -> Any:
     if value is None:
         return None
-    _integer(1)(name, value)
-    if value > 100:
+    _integer(None)(name, value)
+    if not 1 <= value <= 100:
         raise ValueError(f"max_replicas_per_node must be from 1 to 100, got {value}.")
     return value
 
@@ -166,8 +173,8 @@ def _percentage(name: str, value: Any) -> Any:
 
 
 def _surge(name: str, value: Any) -> Any:
-    _integer(0)(name, value)
-    if value > 100:
+    _integer(None)(name, value)
+    if not 0 <= value <= 100:
         raise ValueError(f"{name} must be from 0 to 100, got {value}.")
     return value
 
@@ -178,11 +185,11 @@ def _flag(name: str, value: Any) -> Any:
     return value
 
 
-def _integer(least: int) -> Check:
+def _integer(least: int | None) -> Check:
     def check(name: str, value: Any) -> Any:
         if not isinstance(value, int) or isinstance(value, bool):
             raise TypeError(f"{name} must be an integer, got {value!r}.")
-        if value < least:
+        if least is not None and value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}.")
         return value
 
@@ -221,6 +228,7 @@ CHECKS: Mapping[str, Check] = {
     "health_check_timeout_s": _seconds(positive=True),
     "health_check_failure_threshold": _integer(1),
     "logging_config": _config(LoggingConfig),
+    "request_router_config": _config(RequestRouterConfig),
     "max_constructor_retry_count": _integer(1),
     "rolling_update_percentage": _percentage,
     "max_surge_percent": _surge,

@@ -6,7 +6,7 @@ Set once by the replica process before the constructor runs; `servable_object` i
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from serve_rt.errors import ServeException
 from serve_rt.model.ids import ReplicaId
@@ -58,3 +58,18 @@ def get_replica_context() -> ReplicaContext:
 def find_replica_context() -> ReplicaContext | None:
     """The context, or None outside a replica."""
     return _context
+
+
+_NO_ACTORS = (
+    "there are no deployment actors here: make it a deployment of its own, bind it as an argument, and call its handle."
+)
+
+
+def get_deployment_actor(actor_name: str) -> NoReturn:
+    """*Errors*: ValueError always, saying what to use instead."""
+    raise ValueError(f"Deployment actor {actor_name!r} is not registered: {_NO_ACTORS}")
+
+
+def get_deployment_actor_context() -> NoReturn:
+    """*Errors*: ServeException always, saying what to use instead."""
+    raise ServeException(f"`serve.get_deployment_actor_context()` has no answer: {_NO_ACTORS}")

@@ -24,8 +24,9 @@ from serve_rt.api.deployment import Application
 from serve_rt.api.replica_context import find_replica_context
 from serve_rt.api.session import Session
 from serve_rt.api.waiting import reachable, until_deleted, until_routed, until_running
+from serve_rt.config.accepted import ControllerOptions, TracingConfig
 from serve_rt.config.options import HTTPOptions, LoggingConfig, ProxyLocation, checked, gRPCOptions
-from serve_rt.errors import NoClusterError, ServeException
+from serve_rt.errors import ConfigError, NoClusterError, ServeException
 from serve_rt.handle import DeploymentHandle
 from serve_rt.handle.lookup import exists, ingress_of
 from serve_rt.model.status import ServeStatus
@@ -67,10 +68,21 @@ def start(
             raise TypeError(f"serve.start() got an unexpected keyword argument {name!r}")
     if logging_config is not None:
         checked(LoggingConfig, logging_config, "logging_config")
+    if tracing_config is not None and checked(TracingConfig, tracing_config, "tracing_config").enabled:
+        raise ConfigError("tracing_config with enabled=True is not supported: set OpenTelemetry up in the constructor.")
+    if controller_options is not None:
+        checked(ControllerOptions, controller_options, "controller_options")
     if grpc_options is not None and checked(gRPCOptions, grpc_options, "grpc_options").grpc_servicer_functions:
         raise ValueError("grpc_options.grpc_servicer_functions is not supported: there is no gRPC ingress yet.")
     http = checked(HTTPOptions, http_options, "http_options") if http_options is not None else HTTPOptions()
-    _start(http, ProxyLocation(proxy_location) if proxy_location is not None else ProxyLocation.EveryNode)
+    _start(http, _location(proxy_location) or http.proxy_location() or ProxyLocation.EveryNode)
+
+
+def _location(given: str | ProxyLocation | None) -> ProxyLocation | None:
+    """*Errors*: ValueError naming the known ones."""
+    if given is None or given in list(ProxyLocation):
+        return None if given is None else ProxyLocation(given)
+    raise ValueError(f"proxy_location must be one of {', '.join(ProxyLocation)}, got {given!r}.")
 
 
 def _start(http: HTTPOptions, location: ProxyLocation, flags: Sequence[str] = ()) -> Session:

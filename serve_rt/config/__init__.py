@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from serve_rt.config.accepted import ControllerOptions, RequestRouterConfig, TracingConfig
     from serve_rt.config.options import (
         AutoscalingConfig,
         AutoscalingPolicy,
@@ -24,10 +25,13 @@ __all__ = [
     "AutoscalingConfig",
     "AutoscalingPolicy",
     "BackpressureConfig",
+    "ControllerOptions",
     "DeploymentMode",
     "HTTPOptions",
     "LoggingConfig",
     "ProxyLocation",
+    "RequestRouterConfig",
+    "TracingConfig",
     "gRPCOptions",
 ]
 
@@ -35,7 +39,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from serve_rt.config import options
+    from serve_rt.config import accepted, options
 
-    value = globals()[name] = getattr(options, name)
+    value = globals()[name] = getattr(accepted if hasattr(accepted, name) else options, name)
     return value

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import difflib
 import enum
+import logging
+import os
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
+from serve_rt.config.fields import check_bool, check_integer, check_number, check_text
 from serve_rt.errors import ConfigError
 from serve_rt.model.spec import AutoscalingOptions
 
@@ -86,8 +89,29 @@ class HTTPOptions:
             raise ValueError("HTTPOptions.num_cpus must be 0: proxies are not scheduled.")
         if not isinstance(self.port, int) or isinstance(self.port, bool) or not 0 <= self.port <= 65535:
             raise ValueError(f"HTTPOptions.port must be an integer from 0 to 65535, got {self.port!r}.")
+        if self.host is not None:
+            check_text("HTTPOptions.host", self.host)
+        if self.root_path and not self.root_path.startswith("/"):
+            raise ValueError(f"HTTPOptions.root_path must start with '/', got {self.root_path!r}.")
+        check_number("HTTPOptions.keep_alive_timeout_s", self.keep_alive_timeout_s, above=0)
+        if self.request_timeout_s is not None:
+            check_number("HTTPOptions.request_timeout_s", self.request_timeout_s)
+            if self.request_timeout_s < 0:  # Ray's way to say "none"
+                object.__setattr__(self, "request_timeout_s", None)
         if self.location is not None:
-            warnings.warn("`http_options.location` is deprecated, use `proxy_location`", DeprecationWarning, 3)
+            self._check_location(self.location)
+
+    def _check_location(self, location: str) -> None:
+        warnings.warn("`http_options.location` is deprecated, use `proxy_location`", DeprecationWarning, 4)
+        known = [*DeploymentMode, ProxyLocation.Disabled]
+        if location not in known:
+            raise ValueError(f"HTTPOptions.location must be one of {', '.join(known)}, got {location!r}.")
+
+    def proxy_location(self) -> ProxyLocation | None:
+        """What the deprecated `location` asks for."""
+        if self.location is None:
+            return None
+        return ProxyLocation.Disabled if self.location == DeploymentMode.NoServer else ProxyLocation(self.location)
 
 
 @dataclass(frozen=True)
@@ -108,8 +132,8 @@ class BackpressureConfig:
     def __post_init__(self) -> None:
         if self.status_code not in (503, 429):
             raise ValueError(f"BackpressureConfig.status_code must be 503 or 429, got {self.status_code!r}.")
-        if self.retry_after_s is not None and self.retry_after_s < 0:
-            raise ValueError(f"BackpressureConfig.retry_after_s must be >= 0, got {self.retry_after_s!r}.")
+        if self.retry_after_s is not None:
+            check_number("BackpressureConfig.retry_after_s", self.retry_after_s, least=0)
 
 
 @dataclass(frozen=True)
@@ -118,11 +142,38 @@ class LoggingConfig:
     log_level: int | str = "INFO"
     logs_dir: str | None = None
     enable_access_log: bool = True
-    additional_log_standard_attrs: tuple[str, ...] = ()
+    additional_log_standard_attrs: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if self.encoding not in ("TEXT", "JSON"):
             raise ValueError(f"LoggingConfig.encoding must be TEXT or JSON, got {self.encoding!r}.")
+        check_bool("LoggingConfig.enable_access_log", self.enable_access_log)
+        if self.logs_dir is not None:
+            check_text("LoggingConfig.logs_dir", os.fspath(self.logs_dir))
+        object.__setattr__(self, "log_level", _level_name(self.log_level))
+        for name in self.additional_log_standard_attrs:
+            if name not in LOG_ATTRIBUTES:
+                raise ValueError(
+                    f"LoggingConfig.additional_log_standard_attrs: {name!r} is no attribute of a log record; known: "
+                    f"{', '.join(sorted(LOG_ATTRIBUTES))}."
+                )
+        object.__setattr__(self, "additional_log_standard_attrs", tuple(self.additional_log_standard_attrs))
+
+
+def _level_name(level: object) -> str:
+    """*Errors*: ValueError, TypeError."""
+    names = logging.getLevelNamesMapping()
+    if isinstance(level, int) and not isinstance(level, bool):
+        return logging.getLevelName(level)
+    if not isinstance(level, str):
+        raise TypeError(f"LoggingConfig.log_level must be a name or a number, got {level!r}.")
+    if level.upper() not in names:
+        known = ", ".join(sorted(names, key=lambda name: names[name]))
+        raise ValueError(f"LoggingConfig.log_level {level!r} is not known; use one of {known}, or a number.")
+    return level.upper()
+
+
+LOG_ATTRIBUTES = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime"}
 
 
 @dataclass(frozen=True)
@@ -160,6 +211,13 @@ class AutoscalingConfig:
         self._check()
 
     def _check(self) -> None:
+        for name, limits in _NUMBERS.items():
+            value = getattr(self, name)
+            if value is not None:
+                check_number(name, value, **limits)
+        for name in ("min_replicas", "max_replicas", "initial_replicas"):
+            if getattr(self, name) is not None:
+                check_integer(name, getattr(self, name))
         if self.min_replicas < 0:
             raise ValueError(f"min_replicas ({self.min_replicas}) must be >= 0")
         if self.max_replicas < 1:
@@ -215,6 +273,20 @@ class AutoscalingConfig:
         return asdict(self)
 
 
+_NUMBERS: Mapping[str, dict[str, float]] = {
+    "target_ongoing_requests": {},
+    "target_num_ongoing_requests_per_replica": {},
+    "metrics_interval_s": {"above": 0},
+    "look_back_period_s": {"above": 0},
+    "upscaling_factor": {"above": 0},
+    "downscaling_factor": {"above": 0},
+    "smoothing_factor": {"above": 0},
+    "upscale_smoothing_factor": {"above": 0},
+    "downscale_smoothing_factor": {"above": 0},
+    "upscale_delay_s": {"least": 0},
+    "downscale_delay_s": {"least": 0},
+    "downscale_to_zero_delay_s": {"least": 0},
+}
 _OLD_AUTOSCALING = {
     "target_num_ongoing_requests_per_replica": "target_ongoing_requests",
     "smoothing_factor": "upscaling_factor` and `downscaling_factor",

@@ -1,0 +1,66 @@
+"""Configuration classes of Ray whose defaults are taken, and whose other values say what to do instead.
+
+Programs construct them and pass them on; what we cannot do is refused where it is written, never ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from serve_rt.config.fields import check_bool, check_number
+from serve_rt.errors import ConfigError
+
+POWER_OF_TWO = "PowerOfTwoChoicesRequestRouter"
+
+
+@dataclass(frozen=True)
+class RequestRouterConfig:
+    """How requests choose a replica; the stats fields say how often `record_routing_stats` is asked."""
+
+    request_router_class: Any = f"serve_rt.request_router:{POWER_OF_TWO}"
+    request_router_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    request_routing_stats_period_s: float = 10.0
+    request_routing_stats_timeout_s: float = 30.0
+    initial_backoff_s: float = 0.025
+    backoff_multiplier: float = 2.0
+    max_backoff_s: float = 0.5
+
+    def __post_init__(self) -> None:
+        router = self.request_router_class
+        name = router if isinstance(router, str) else getattr(router, "__name__", repr(router))
+        if not name.endswith(POWER_OF_TWO):
+            raise ConfigError(
+                f"request_router_class={name!r} is not supported: requests go to the less loaded of two random "
+                "replicas, and routers cannot be replaced."
+            )
+        for stats in ("request_routing_stats_period_s", "request_routing_stats_timeout_s"):
+            check_number(f"RequestRouterConfig.{stats}", getattr(self, stats), above=0)
+        for pause in ("initial_backoff_s", "backoff_multiplier", "max_backoff_s"):
+            check_number(f"RequestRouterConfig.{pause}", getattr(self, pause), least=0)
+
+
+@dataclass(frozen=True)
+class TracingConfig:
+    enabled: bool = False
+    exporter_import_path: str = ""
+    sampling_ratio: float = 0.01
+
+    def __post_init__(self) -> None:
+        check_bool("TracingConfig.enabled", self.enabled)
+        check_number("TracingConfig.sampling_ratio", self.sampling_ratio, least=0)
+        if self.sampling_ratio > 1:
+            raise ValueError(f"TracingConfig.sampling_ratio must be from 0 to 1, got {self.sampling_ratio!r}.")
+
+
+@dataclass(frozen=True)
+class ControllerOptions:
+    runtime_env: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.runtime_env, Mapping):
+            raise TypeError(f"ControllerOptions.runtime_env must be a dict, got {type(self.runtime_env).__name__}.")
+        for key in self.runtime_env:
+            if key != "env_vars":
+                raise ConfigError(f"ControllerOptions.runtime_env[{key!r}] is not supported: only env_vars are.")
