@@ -17,7 +17,7 @@ if TYPE_CHECKING:
         get_deployment_actor_context,
         get_replica_context,
     )
-    from serve_rt.api.request_context import get_multiplexed_model_id, get_trace_context
+    from serve_rt.api.request_context import cancelled, get_multiplexed_model_id, get_trace_context
     from serve_rt.api.run import (
         RunTarget,
         _run,
@@ -48,6 +48,7 @@ __all__ = [
     "_run",
     "_run_many",
     "batch",
+    "cancelled",
     "delete",
     "deployment",
     "get_app_handle",
@@ -75,6 +76,7 @@ _HOMES = {
     "get_deployment_actor": "api.replica_context",
     "get_deployment_actor_context": "api.replica_context",
     "get_replica_context": "api.replica_context",
+    "cancelled": "api.request_context",
     "get_multiplexed_model_id": "api.request_context",
     "get_trace_context": "api.request_context",
     "ingress": "api.ingress",

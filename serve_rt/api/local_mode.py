@@ -166,6 +166,9 @@ class LocalApps:
     def router(self, key: DeploymentKey) -> _LocalRouter:
         return _LocalRouter(key, self._replicas[key], self._user)
 
+    def demand(self) -> dict[DeploymentKey, tuple[int, int]]:
+        return {}  # no queue and no limit: nothing waits here
+
     async def wait_for_change(self) -> None:
         await asyncio.sleep(0.05)  # whatever changes does so in other threads; names are looked up for a second
 

@@ -29,6 +29,9 @@ class FedRoutes:
     def router(self, key: DeploymentKey) -> Sender:
         return self._routers.router(key)
 
+    def demand(self) -> dict[DeploymentKey, tuple[int, int]]:
+        return self._routers.demand()
+
     def start(self) -> None:
         self._feed.start()
         self._demand.start()

@@ -11,7 +11,7 @@ import asyncio
 import os
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from serve_rt.credentials import ClusterToken
@@ -42,6 +42,10 @@ class RouteSource(Protocol):
 
     async def wait_for_change(self) -> None:
         """Return when another table has arrived."""
+        ...
+
+    def demand(self) -> Mapping[DeploymentKey, tuple[int, int]]:
+        """Calls that wait for a slot and calls that hold one, of each deployment that has any."""
         ...
 
     async def close(self) -> None: ...
@@ -87,6 +91,13 @@ class HandleRuntime:
         if self._routes is None or (self._routes.done() and not _succeeded(self._routes)):
             self._routes = asyncio.ensure_future(self._open_routes())
         return await asyncio.shield(self._routes)
+
+    def in_flight(self) -> tuple[int, int]:
+        """Calls of this process's handles that wait for a slot, and that hold one; on the loop only."""
+        if self._routes is None or not self._routes.done() or not _succeeded(self._routes):
+            return 0, 0
+        counts = self._routes.result().demand().values()
+        return sum(queued for queued, _ in counts), sum(ongoing for _, ongoing in counts)
 
     async def close(self) -> None:
         """On the loop."""

@@ -46,16 +46,22 @@ class PingRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class PingReply(_message.Message):
-    __slots__ = ("user_loop_age_s", "ongoing", "queued", "phase")
+    __slots__ = ("user_loop_age_s", "ongoing", "queued", "phase", "slots_taken", "calls_queued", "calls_ongoing")
     USER_LOOP_AGE_S_FIELD_NUMBER: _ClassVar[int]
     ONGOING_FIELD_NUMBER: _ClassVar[int]
     QUEUED_FIELD_NUMBER: _ClassVar[int]
     PHASE_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_TAKEN_FIELD_NUMBER: _ClassVar[int]
+    CALLS_QUEUED_FIELD_NUMBER: _ClassVar[int]
+    CALLS_ONGOING_FIELD_NUMBER: _ClassVar[int]
     user_loop_age_s: float
     ongoing: int
     queued: int
     phase: ReplicaPhase
-    def __init__(self, user_loop_age_s: _Optional[float] = ..., ongoing: _Optional[int] = ..., queued: _Optional[int] = ..., phase: _Optional[_Union[ReplicaPhase, str]] = ...) -> None: ...
+    slots_taken: int
+    calls_queued: int
+    calls_ongoing: int
+    def __init__(self, user_loop_age_s: _Optional[float] = ..., ongoing: _Optional[int] = ..., queued: _Optional[int] = ..., phase: _Optional[_Union[ReplicaPhase, str]] = ..., slots_taken: _Optional[int] = ..., calls_queued: _Optional[int] = ..., calls_ongoing: _Optional[int] = ...) -> None: ...
 
 class CheckHealthRequest(_message.Message):
     __slots__ = ()

@@ -96,7 +96,8 @@ async def _live(start: ReplicaStart) -> int:
 
     server = stream_server(token)
     handlers = service_handler(
-        replica_pb2.DESCRIPTOR.services_by_name["Replica"], ReplicaService(lifecycle, dispatch, user_loop)
+        replica_pb2.DESCRIPTOR.services_by_name["Replica"],
+        ReplicaService(lifecycle, dispatch, user_loop, service, handles),
     )
     server.add_generic_rpc_handlers((service.grpc_handler, handlers))
     _bind(server, start)

@@ -11,21 +11,32 @@ from typing import Any
 
 import grpc.aio
 
+from serve_rt.handle.runtime import HandleRuntime
 from serve_rt.pb import replica_pb2 as pb
 from serve_rt.replica.dispatch import Dispatch
 from serve_rt.replica.lifecycle import Lifecycle
 from serve_rt.replica.reports import Report
 from serve_rt.replica.user_loop import UserLoop
+from serve_rt.transport.server import StreamService
 
 Context = grpc.aio.ServicerContext[Any, Any]  # Any: grpc's own parameters
 MAX_TASKS_SHOWN = 200
 
 
 class ReplicaService:
-    def __init__(self, lifecycle: Lifecycle, dispatch: Dispatch, user_loop: UserLoop) -> None:
+    def __init__(
+        self,
+        lifecycle: Lifecycle,
+        dispatch: Dispatch,
+        user_loop: UserLoop,
+        streams: StreamService,
+        calls: HandleRuntime,
+    ) -> None:
         self._lifecycle = lifecycle
         self._dispatch = dispatch
         self._user_loop = user_loop
+        self._streams = streams
+        self._calls = calls
 
     async def watch(self, _request: pb.WatchRequest, _context: Context) -> AsyncIterator[pb.ReplicaReport]:
         self._lifecycle.agent_seen()
@@ -34,11 +45,15 @@ class ReplicaService:
 
     async def ping(self, _request: pb.PingRequest, _context: Context) -> pb.PingReply:
         self._lifecycle.agent_seen()
+        calls_queued, calls_ongoing = self._calls.in_flight()
         return pb.PingReply(
             user_loop_age_s=self._user_loop.age_s,
             ongoing=self._dispatch.ongoing,
             queued=self._dispatch.waiting,
             phase=pb.ReplicaPhase.Name(self._lifecycle.reports.phase.value),
+            slots_taken=self._streams.ongoing,
+            calls_queued=calls_queued,
+            calls_ongoing=calls_ongoing,
         )
 
     async def check_health(self, _request: pb.CheckHealthRequest, _context: Context) -> pb.CheckHealthReply:

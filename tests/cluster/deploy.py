@@ -8,16 +8,20 @@ import json
 import sys
 
 import apps  # type: ignore[import-not-found]  # a copy of apps.py lies beside the copy of this file
+import chain_apps  # type: ignore[import-not-found]  # and one of chain_apps.py
 
 import serve_rt as serve
 
 
 def main() -> None:
     wanted = json.loads(sys.argv[1])
-    deployment = apps.KINDS[wanted["kind"]]
-    if wanted["options"]:
-        deployment = deployment.options(**wanted["options"])
-    application = deployment.bind(**wanted["arguments"])
+    if (builder := chain_apps.BUILDERS.get(wanted["kind"])) is not None:
+        application = builder(wanted["options"], **wanted["arguments"])
+    else:
+        deployment = apps.KINDS[wanted["kind"]]
+        if wanted["options"]:
+            deployment = deployment.options(**wanted["options"])
+        application = deployment.bind(**wanted["arguments"])
     serve.run(application, name=wanted["name"], route_prefix=wanted["route_prefix"])
     print("deployed", flush=True)
 

@@ -87,6 +87,8 @@ class HandleFile:
     name: str
     incarnation: int
     process: ProcessId
+    address: str = ""
+    """host:port, of what listens on one."""
 
     @property
     def key(self) -> tuple[str, int, ProcessId]:
@@ -106,7 +108,9 @@ def handle_files(state_dir: Path) -> list[HandleFile]:
         process = ProcessId(int(record["pid"]), int(record.get("start_ticks") or 0))
         if process.alive():
             kind = str(record["kind"]).lower()
-            found.append(HandleFile(kind, str(record["name"]), int(record["incarnation"]), process))
+            start = record.get("spec", {}).get("start", {})
+            address = f"{start['host']}:{start['port']}" if start.get("port") else ""
+            found.append(HandleFile(kind, str(record["name"]), int(record["incarnation"]), process, address))
     return found
 
 

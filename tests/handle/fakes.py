@@ -111,6 +111,9 @@ class FakeRoutes:
 
         self._loop.call_soon_threadsafe(change)
 
+    def demand(self) -> dict[DeploymentKey, tuple[int, int]]:
+        return {}
+
     async def close(self) -> None:
         self.closed = True
 
