@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from serve_rt.context import RequestContext, current_request
 from serve_rt.errors import DeploymentUnavailableError, RequestCancelledError
+from serve_rt.handle.buffers import Received
 from serve_rt.handle.children import adopt
 from serve_rt.handle.crossing import settled
 from serve_rt.handle.runtime import HandleRuntime, RouteSource
@@ -115,6 +116,8 @@ class Call:
             if exchange is not None:
                 exchange.cancel("the caller failed")
             self._sink.fail(error)
+        finally:
+            self._body = b""  # the response is kept by its caller for as long as it likes, the arguments need not be
 
     async def _send(self, routes: RouteSource, route: DeploymentRoute) -> Exchange:
         outgoing = self._outgoing(routes.table, route)
@@ -156,7 +159,7 @@ class Call:
         )
 
 
-def _answers(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[int, concurrent.futures.Future[bytes]]:
+def _answers(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[int, concurrent.futures.Future[Received]]:
     """The top-level arguments that are other calls' answers, by identity: one passed twice is awaited once."""
     values = (*args, *kwargs.values())
     return {id(value): value.raw_answer() for value in values if hasattr(type(value), "raw_answer")}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from serve_rt.context import current_request
 from serve_rt.errors import RequestCancelledError, ServeException, UserCodeError
+from serve_rt.handle.buffers import Received, gather
 from serve_rt.handle.call import Call
 from serve_rt.handle.crossing import settled
 from serve_rt.handle.serialization import load_error, load_value
@@ -28,17 +29,16 @@ class ValueSink:
     """Collects the one value of a call; a value larger than a piece comes in several."""
 
     def __init__(self) -> None:
-        self.answer: concurrent.futures.Future[bytes] = concurrent.futures.Future()
+        self.answer: concurrent.futures.Future[Received] = concurrent.futures.Future()
 
     async def receive(self, exchange: Exchange) -> None:
-        pieces: list[bytes] = []
+        data: bytes | bytearray = b""
         while (part := await exchange.read()) is not None:
             piece = part.body if hasattr(part, "body") else part.payload  # a Head may hold a whole small answer
-            if piece:
-                pieces.append(piece)
-        self._settle(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+            data = gather(data, piece)
+        self._settle(data)
 
-    def _settle(self, data: bytes) -> None:
+    def _settle(self, data: Received) -> None:
         if not self.answer.done():
             self.answer.set_result(data)
 
@@ -68,7 +68,7 @@ class DeploymentResponse(Generic[T]):
     def by_reference(self) -> bool:
         return True
 
-    def raw_answer(self) -> concurrent.futures.Future[bytes]:
+    def raw_answer(self) -> concurrent.futures.Future[Received]:
         """The pickled answer; what makes a response usable as an argument (serve_rt.handle.call)."""
         return self._sink.answer
 

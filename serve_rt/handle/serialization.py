@@ -14,8 +14,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from serve_rt.errors import ServeException
+from serve_rt.handle.buffers import (
+    OUT_OF_BAND_BYTES,
+    Buffers,
+    Received,
+    as_blob,
+    cloudpickle_beside,
+    frame,
+    is_frame,
+    open_frame,
+    pickle_beside,
+)
 
-PROTOCOL = 5
 USER_ERROR = "UserError"
 """`Error.kind` of what user code raised."""
 _MAX_MESSAGE_CHARS = 4_000
@@ -29,36 +39,37 @@ def dumps(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
     *Errors*: TypeError naming the argument that cannot be pickled.
     """
     try:
-        return dump_value((tuple(args), dict(kwargs)))
+        return dump_value((tuple(map(as_blob, args)), {name: as_blob(value) for name, value in kwargs.items()}))
     except ServeException:
         raise
     except Exception as error:  # any user __reduce__ may fail in its own way: name the argument
         raise TypeError(_blame(args, kwargs, error)) from error
 
 
-def loads(data: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    args, kwargs = pickle.loads(data)
+def loads(data: Received) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    args, kwargs = load_value(data)
     return args, kwargs
 
 
 def dump_value(value: object) -> bytes:
     """One value; what lives in `__main__` goes by value, so that a process with another `__main__` can open it."""
+    buffers: Buffers = []
+    value = as_blob(value)
     try:
-        data = pickle.dumps(value, PROTOCOL)
+        data = pickle_beside(value, buffers)
         if b"__main__" not in data and b"__mp_main__" not in data:
-            return data
+            return frame(data, buffers)
     except ServeException:
         raise
     except Exception:  # lambdas, local classes, …: by value
         pass
-    import cloudpickle
-
-    packed: bytes = cloudpickle.dumps(value, PROTOCOL)
-    return packed
+    buffers.clear()
+    return frame(cloudpickle_beside(value, buffers), buffers)
 
 
-def load_value(data: bytes) -> Any:
-    return pickle.loads(data)
+def load_value(data: Received) -> Any:
+    """The value; arrays in a bytearray are built on it and keep it alive."""
+    return open_frame(data) if is_frame(data) else pickle.loads(data)
 
 
 class Forwarded:
@@ -66,11 +77,12 @@ class Forwarded:
 
     __slots__ = ("_data",)
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: Received) -> None:
         self._data = data
 
-    def __reduce__(self) -> tuple[Any, tuple[bytes]]:
-        return (pickle.loads, (self._data,))
+    def __reduce__(self) -> tuple[Any, tuple[Any]]:
+        small = len(self._data) < OUT_OF_BAND_BYTES
+        return (load_value, (bytes(self._data) if small else pickle.PickleBuffer(self._data),))
 
 
 def _blame(args: Sequence[Any], kwargs: Mapping[str, Any], error: Exception) -> str:
@@ -126,7 +138,7 @@ def dump_error(error: BaseException) -> DumpedError:
         pickled = dump_value(error)
         if len(pickled) > _MAX_ERROR_BYTES:
             raise ValueError("too large")
-        pickle.loads(pickled)
+        load_value(pickled)
     except Exception:  # exceptions with their own __init__ often cannot be unpickled: its words must do
         pickled = b""
     return DumpedError(USER_ERROR, message[:_MAX_MESSAGE_CHARS], pickled, text[-_MAX_TRACEBACK_CHARS:])
@@ -137,7 +149,7 @@ def load_error(pickled: bytes, message: str = "", traceback: str = "") -> BaseEx
     error: BaseException | None = None
     if pickled:
         try:
-            error = pickle.loads(pickled)
+            error = load_value(pickled)
         except Exception as reason:  # its module may be missing here
             message = f"{message} (its exception cannot be rebuilt here: {reason})"
     if not isinstance(error, BaseException):

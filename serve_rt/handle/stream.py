@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from serve_rt.errors import RequestCancelledError, ServeException
+from serve_rt.handle.buffers import Received, gather
 from serve_rt.handle.call import Call
 from serve_rt.handle.crossing import wake
 from serve_rt.handle.response import in_event_loop, reraise
@@ -31,7 +32,7 @@ class ItemBuffer:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._items: deque[bytes] = deque()
+        self._items: deque[Received] = deque()
         self._ended = False
         self._error: BaseException | None = None
         self._wake_consumer: Callable[[], None] | None = None
@@ -42,21 +43,21 @@ class ItemBuffer:
     async def receive(self, exchange: Exchange) -> None:
         from serve_rt.pb import stream_pb2
 
-        pieces: list[bytes] = []
+        item: bytes | bytearray = b""
         while (part := await exchange.read()) is not None:
             if not isinstance(part, stream_pb2.Data) or (not part.payload and part.end):
                 continue
-            pieces.append(part.payload)
+            item = gather(item, part.payload)
             if part.code == 0:  # 1: more of this item follows
-                self._put(b"".join(pieces))
-                pieces = []
+                self._put(item)
+                item = b""
             await self._room()
         self._end(None)
 
     def fail(self, error: BaseException) -> None:
         self._end(error)
 
-    def _put(self, item: bytes) -> None:
+    def _put(self, item: Received) -> None:
         with self._lock:
             self._items.append(item)
             ready, self._wake_consumer = self._wake_consumer, None
@@ -82,7 +83,7 @@ class ItemBuffer:
 
     # the consumer's side, any thread or loop
 
-    def take(self) -> bytes | None:
+    def take(self) -> Received | None:
         """The next item, or None when there is none now.
 
         *Errors*: StopIteration at the end of the stream, or what ended it.
@@ -177,7 +178,7 @@ class DeploymentResponseGenerator(Generic[T]):
     def close(self) -> None:
         self.cancel()
 
-    def _open(self, item: bytes) -> T:
+    def _open(self, item: Received) -> T:
         value: T = load_value(item)
         return value
 

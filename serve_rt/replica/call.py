@@ -88,7 +88,7 @@ class Call:
         self.open = request.open
         self.context = context
         self.is_http = self.open.HasField("http")
-        self.body = self.open.body
+        self.body: bytes | bytearray = self.open.body
         self.body_complete = self.open.end
         self.began = False
         """User loop: the task has taken its first step, so a cancellation reaches its `try`."""

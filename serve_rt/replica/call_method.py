@@ -41,7 +41,7 @@ class MethodAnswers:
             call.leave()
             return
         try:
-            args, kwargs = serialization.loads(call.body)
+            args, kwargs = _arguments(call)
             result = plan.function(*args, **kwargs)
             if plan.shape is Shape.ASYNC:
                 result = await result
@@ -92,7 +92,7 @@ class MethodAnswers:
             call.leave()
             return
         try:
-            args, kwargs = serialization.loads(call.body)
+            args, kwargs = _arguments(call)
             result = plan.function(*args, **kwargs)
             if inspect.isawaitable(result) or inspect.isasyncgen(result):
                 self._start_task(call, self._send_from_thread(call, result))
@@ -113,6 +113,11 @@ class MethodAnswers:
             call.leave()
         except BaseException as error:  # as in answer()
             failed(call, error)
+
+
+def _arguments(call: Call) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    body, call.body = call.body, b""  # arrays keep it alive; what was copied out of it is not held twice
+    return serialization.loads(body)
 
 
 def _check_stream(call: Call, result: Any) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from serve_rt.aio import TaskOwner
 from serve_rt.context import RequestContext, current_request
 from serve_rt.errors import DeadlineExceededError, Outcome, ServeException
+from serve_rt.handle.buffers import gather
 from serve_rt.model.ids import DeploymentKey
 from serve_rt.replica.call import Call, Failure, Roads
 from serve_rt.replica.call_http import HttpAnswers
@@ -118,16 +119,16 @@ class Dispatch:
 
     async def _gather_arguments(self, call: Call, plan: Plan) -> None:
         """Arguments too large for the Open part come in pieces; the transport bounds how many are on their way."""
-        pieces: list[bytes] = []
+        body: bytes | bytearray = b""
         try:
             while (part := await call.request.receive()) is not None:
-                pieces.append(part.payload)
+                body = gather(body, part.payload)
                 if part.end:
                     break
         except asyncio.CancelledError:  # the caller left or the deadline passed: user code never began
             call.leave()
             raise
-        call.body = b"".join(pieces)
+        call.body = body
         self._go(call, plan, self._methods)
 
     def _go(self, call: Call, plan: Plan, answers: HttpAnswers | MethodAnswers) -> None:

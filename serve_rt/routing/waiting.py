@@ -59,4 +59,7 @@ class WaitingLine:
         """Whether one more must be refused; `limit` -1 means the worker's own bounds."""
         if 0 <= limit <= len(self._by_arrival):
             return True
-        return len(self._by_arrival) >= MAX_WAITING or self._held.bytes + body_bytes > MAX_HELD_BYTES
+        if len(self._by_arrival) >= MAX_WAITING:
+            return True
+        # One that is larger than the bound by itself may wait alone: arguments of any size are served.
+        return self._held.bytes > 0 and self._held.bytes + body_bytes > MAX_HELD_BYTES
