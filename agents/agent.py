@@ -18,7 +18,7 @@ import socket
 import grpc.aio
 
 from serve_rt.agents import readiness, specs
-from serve_rt.agents.children import Children
+from serve_rt.agents.children import Child, Children
 from serve_rt.agents.ending import Ending, EndingWish
 from serve_rt.agents.hosting import forget_data, host_etcd, remove_sockets
 from serve_rt.agents.launcher.records import Handle, ProcessKind
@@ -30,6 +30,7 @@ from serve_rt.agents.proc_state import boot_id
 from serve_rt.agents.reaching import first_contact
 from serve_rt.agents.resources import node_resources
 from serve_rt.agents.settings import Settings
+from serve_rt.agents.upgrade import note_software
 from serve_rt.aio import SystemClock, TaskOwner, cancel_and_wait
 from serve_rt.credentials import ClusterToken, control_server
 from serve_rt.errors import ConflictError, EtcdUnavailableError
@@ -38,6 +39,8 @@ from serve_rt.model.starts import EtcdAddress
 
 log = logging.getLogger(__name__)
 _PROXY_ANSWERS_S = 10.0
+_WORKER_ACCEPTS_S = 20.0
+"""A successor's time; it may wait some seconds for its first routes."""
 _REGISTERED_SOON_S = 2.0
 
 
@@ -94,6 +97,7 @@ class Agent:
         finally:
             await cancel_and_wait(proxies)
         await self._children.retire_strangers(self._found)
+        note_software(self._settings.state)
         await self._report_ready(node, http_port)
 
     def _bind(self) -> int:
@@ -141,9 +145,17 @@ class Agent:
 
     async def _start_proxies(self, node: ThisNode, http_port: int) -> None:
         workers = range(self._settings.proxy_workers if http_port else 0)
-        children = [self._children.add(specs.proxy_spec(node, worker, http_port)) for worker in workers]
+        children = [self._add_proxy(node, worker, http_port) for worker in workers]
         proxies = [handle for handle in self._found if handle.kind is ProcessKind.PROXY]
         await asyncio.gather(*(child.ensure(proxies) for child in children))
+
+    def _add_proxy(self, node: ThisNode, worker: int, http_port: int) -> Child:
+        path = self._settings.state.accepting(worker)
+
+        async def up(handle: Handle) -> bool:
+            return await readiness.worker_accepts(path, handle, _WORKER_ACCEPTS_S)
+
+        return self._children.add(specs.proxy_spec(node, worker, http_port), up)
 
     async def _register(self, parts: Parts) -> None:
         """With something running here etcd may come later; without, its absence is a mistake to be told at once."""

@@ -50,7 +50,8 @@ async def _agent(settings: Settings) -> Agent:
     # A started launcher must be past its exec before this thread holds the interpreter for the imports.
     await asyncio.sleep(0)
     module = await asyncio.to_thread(importlib.import_module, "serve_rt.agents.agent")
-    found = await connecting
+    upgrade = importlib.import_module("serve_rt.agents.upgrade")
+    found = await upgrade.upgrade_launcher(launcher, settings.state, await connecting)
     agent: Agent = module.Agent(settings, launcher, found)
     return agent
 

@@ -2,7 +2,8 @@
 
 Each has one Child that wants exactly one live process. A former agent's is adopted when it was started the same way,
 replaced when its settings differ; one that ends is started again at once, then with a small back-off. `replace` is the
-hot restart of a proxy: the successor runs before the old one is told to drain.
+hot restart of a proxy: the successor accepts connections before the old one is told to drain, and a successor that
+never does leaves the old one where it is.
 """
 
 from __future__ import annotations
@@ -10,25 +11,36 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 
 from serve_rt.agents.launcher.records import Exit, Handle, ProcessKind, SpawnSpec
 from serve_rt.agents.launcher_link import LauncherLink
 from serve_rt.aio import Clock, TaskOwner
-from serve_rt.errors import ServeException
+from serve_rt.errors import ServeException, UnavailableError
 
 log = logging.getLogger(__name__)
 _RESTART_S = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0)
 _STABLE_S = 30.0
 _CHOSEN_BY_LAUNCHER = frozenset({"socket_fd"})
+Up = Callable[[Handle], Awaitable[bool]]
+"""Does the process do its work now? False when it ended or took too long."""
+
+
+async def _up_at_once(_handle: Handle) -> bool:
+    return True
 
 
 class Child:
     """One named process that shall run."""
 
-    def __init__(self, spec: SpawnSpec, launcher: LauncherLink, clock: Clock, tasks: TaskOwner) -> None:
+    def __init__(
+        self, spec: SpawnSpec, launcher: LauncherLink, clock: Clock, tasks: TaskOwner, up: Up = _up_at_once
+    ) -> None:
         self.spec = spec
+        self._up = up
+        self._spawning = asyncio.Lock()
+        self._succeeding = False
         self.handle: Handle | None = None
         self._launcher, self._clock, self._tasks = launcher, clock, tasks
         self._incarnation = 0
@@ -51,6 +63,9 @@ class Child:
             self.handle = alive.pop()
             self._started_at = self._clock.monotonic()
             log.info("adopted %s", self.spec.name, extra={"action": "child_adopted", "pid": self.handle.pid})
+        elif alive:
+            self.handle = alive.pop()
+            await self._upgrade()
         else:
             await self._spawn()
         for old in alive:
@@ -59,21 +74,58 @@ class Child:
         return self.handle
 
     async def replace(self) -> None:
-        """Start a successor, then let the old one drain. *Errors*: ServeException; the old one goes on."""
+        """Start a successor, and let the old one drain when it is up.
+
+        *Errors*: ServeException when it did not come up; the old one goes on.
+        """
+        async with self._spawning:
+            await self._succeed()
+
+    async def _upgrade(self) -> None:
+        try:
+            await self.replace()
+        except ServeException as error:
+            log.error("%s stays as it was: %s", self.spec.name, error, extra={"action": "child_not_replaced"})
+
+    async def _succeed(self) -> None:
         old = self.handle
-        await self._spawn()
-        if old is not None:
-            await self._retire(old.incarnation)
+        self._succeeding = True
+        try:
+            await self._spawn()
+            new = self.handle
+            if old is None or new is None or await self._up(new):
+                if old is not None:
+                    await self._retire(old.incarnation)
+                return
+            if not old.alive():
+                return  # whatever the new one is, there is no other
+            self.handle = old
+            await self._give_up_on(new)
+        finally:
+            self._succeeding = False
+            if self.handle is None or not self.handle.alive():
+                self._restart_soon()
+        raise UnavailableError(f"the successor of {self.spec.name} did not come up: see {self.spec.log_path}")
+
+    async def _give_up_on(self, new: Handle) -> None:
+        self.lame.add(new.incarnation)
+        try:
+            await self._launcher.kill_group(new.name, new.incarnation)
+        except ServeException as error:
+            log.warning("cannot kill %s: %s", new.name, error, extra={"action": "kill_failed"})
 
     def exited(self, exit_: Exit) -> None:
         self.lame.discard(exit_.incarnation)
         self._forget(exit_.incarnation)
-        if self.handle is None or exit_.incarnation != self.handle.incarnation:
-            return
+        if self.handle is None or exit_.incarnation != self.handle.incarnation or self._succeeding:
+            return  # _succeed looks for itself
+        log.warning("%s ended: %s", self.spec.name, exit_.describe(), extra={"action": "child_ended"})
+        self._restart_soon()
+
+    def _restart_soon(self) -> None:
         self.handle = None
         if self._stopped or self._restarting:
             return
-        log.warning("%s ended: %s", self.spec.name, exit_.describe(), extra={"action": "child_ended"})
         if self._clock.monotonic() - self._started_at >= _STABLE_S:
             self._failures = 0
         self._restarting = True
@@ -116,7 +168,9 @@ class Child:
                 self._failures += 1
                 await asyncio.sleep(delay_s)
                 try:
-                    await self._spawn()
+                    async with self._spawning:
+                        if self.handle is None and not self._stopped:
+                            await self._spawn()
                     return
                 except ServeException as error:
                     log.error("cannot start %s: %s", self.spec.name, error, extra={"action": "child_not_started"})
@@ -157,8 +211,8 @@ class Children:
         self._tasks = TaskOwner("children")
         self._by_name: dict[str, Child] = {}
 
-    def add(self, spec: SpawnSpec) -> Child:
-        child = self._by_name[spec.name] = Child(spec, self._launcher, self._clock, self._tasks)
+    def add(self, spec: SpawnSpec, up: Up = _up_at_once) -> Child:
+        child = self._by_name[spec.name] = Child(spec, self._launcher, self._clock, self._tasks, up)
         return child
 
     def of(self, kind: ProcessKind) -> list[Child]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import signal
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -41,6 +43,19 @@ class LauncherLink:
         self._client = await LauncherClient.connect(self._state)
         self._connected.set()
         return await self._client.handles()
+
+    async def renew(self) -> tuple[Handle, ...]:
+        """End the launcher, whose children go on, and start another; before `listen`. What it found."""
+        assert self._client is not None
+        status = await self._client.status()
+        os.kill(status.pid, signal.SIGTERM)
+        try:
+            async with asyncio.timeout(CALL_S):
+                await self._client.closed.wait()
+        except TimeoutError as error:
+            raise UnavailableError(f"the launcher (pid {status.pid}) does not step down: end it by hand") from error
+        await self._client.close()
+        return await self.start()
 
     def listen(self) -> None:
         """From now on `on_exit` is told; call it when those who care are ready."""

@@ -1,4 +1,6 @@
-"""Says "up" to whoever started us: one JSON line on `--ready-fd`, once the node is registered and its proxy answers."""
+"""What is up? A proxy worker that accepts; and we, to whoever started us: one JSON line on `--ready-fd`, once the node
+is registered and its proxy answers.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,9 @@ import asyncio
 import json
 import logging
 import os
+from pathlib import Path
 
+from serve_rt.agents.launcher.records import Handle
 from serve_rt.agents.node import ThisNode
 
 log = logging.getLogger(__name__)
@@ -26,6 +30,25 @@ async def proxy_answers(host: str, port: int, timeout_s: float) -> bool:
             pass
         await asyncio.sleep(_POLL_S)
     return False
+
+
+async def worker_accepts(path: Path, worker: Handle, timeout_s: float) -> bool:
+    """Did this worker write its pid to `path`? False when it ended first, or not within `timeout_s`."""
+    deadline = asyncio.get_running_loop().time() + timeout_s
+    while asyncio.get_running_loop().time() < deadline:
+        if _pid_in(path) == worker.pid:
+            return True
+        if not worker.alive():
+            return False
+        await asyncio.sleep(_POLL_S)
+    return False
+
+
+def _pid_in(path: Path) -> int:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return 0
 
 
 async def _asked(host: str, port: int) -> bool:

@@ -10,6 +10,7 @@ import msgspec
 from serve_rt.agents.launcher.records import Handle, ProcessKind, SpawnSpec
 from serve_rt.agents.node import ThisNode
 from serve_rt.agents.settings import Settings
+from serve_rt.agents.version import software
 from serve_rt.etcd.embedded import EmbeddedEtcd, embedded_environment
 from serve_rt.model.starts import ControllerStart, ProxyStart
 
@@ -44,6 +45,7 @@ def controller_spec(node: ThisNode) -> SpawnSpec:
         etcd=node.etcd,
         state_dir=str(node.state.path),
         advertise_host=node.settings.advertised,
+        software=software(),
     )
     return SpawnSpec(
         kind=ProcessKind.CONTROLLER,
@@ -73,6 +75,8 @@ def proxy_spec(node: ThisNode, worker: int, port: int) -> SpawnSpec:
         root_path=node.settings.http_root_path,
         request_timeout_s=node.settings.http_request_timeout_s,
         keep_alive_timeout_s=node.settings.http_keep_alive_timeout_s,
+        accepting_path=str(node.state.accepting(worker)),
+        software=software(),
     )
     return SpawnSpec(
         kind=ProcessKind.PROXY,

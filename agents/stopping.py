@@ -26,6 +26,7 @@ from serve_rt.pb import control_pb2 as pb
 from serve_rt.wire.errors import from_rpc_error
 from serve_rt.wire.services import Stub
 
+RESTART_PROXIES_S = 600.0
 _END_S = 3.0
 _POLL_S = 0.02
 
@@ -46,7 +47,7 @@ async def stop_node(state: StateDir, *, force: bool, drain_s: float) -> str:
 
 async def restart_node_proxies(state: StateDir) -> int:
     """How many workers were replaced."""
-    reply = await _call(state, "RestartProxies", pb.RestartProxiesRequest(), 60.0)
+    reply = await _call(state, "RestartProxies", pb.RestartProxiesRequest(), RESTART_PROXIES_S)
     return int(reply.replaced)
 
 

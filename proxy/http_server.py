@@ -2,7 +2,8 @@
 
 uvicorn's protocol classes are used without uvicorn's Server, whose shutdown breaks keep-alive connections (measured: 62
 of 21,000 requests in ten restarts). A draining worker stops accepting, answers what its connections still ask with
-`connection: close`, leaves idle ones open for a while, and ends when nobody is left.
+`connection: close`, leaves idle ones open for a while, and ends when nobody is left. WebSockets and streams have the
+longer time of requests that run.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any, Protocol
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
+from serve_rt.config.protections import Protection, enabled
 from serve_rt.proxy.http_protocol import ProxyHttpProtocol
 from serve_rt.proxy.limits import Limits
 
@@ -86,21 +88,29 @@ class HttpServer:
         self.draining = True
         if self._server is not None:
             self._server.close()  # the launcher's copy of the socket keeps the queue of unaccepted connections
-        for connection in tuple(self._state.connections):
-            cycle = getattr(connection, "cycle", None)
-            if cycle is not None and not cycle.response_complete:
-                cycle.keep_alive = False
-        await self._wait_until_empty(self._limits.drain_s)
-        for connection in tuple(self._state.connections):
-            connection.shutdown()  # idle: closed now; busy: closed after its answer
-        self._hurry.clear()
-        await self._wait_until_empty(self._limits.drain_busy_s)
+        if enabled(Protection.LAME_DUCK):
+            await self._be_lame()
         left = len(self._state.tasks) + sum(map(_is_busy, self._state.connections))
         for task in tuple(self._state.tasks):
             task.cancel()
         if self._state.tasks:
             await asyncio.wait(self._state.tasks, timeout=CUT_S)
+        for connection in tuple(self._state.connections):
+            connection.shutdown()
         return left == 0
+
+    async def _be_lame(self) -> None:
+        for connection in tuple(self._state.connections):
+            cycle = getattr(connection, "cycle", None)
+            if cycle is not None and not cycle.response_complete:
+                cycle.keep_alive = False
+        busy_until = asyncio.get_running_loop().time() + self._limits.drain_busy_s
+        await self._wait_until_empty(self._limits.drain_s)
+        for connection in tuple(self._state.connections):
+            if isinstance(connection, ProxyHttpProtocol):
+                connection.shutdown()  # idle: closed now; busy: closed after its answer
+        self._hurry.clear()
+        await self._wait_until_empty(busy_until - asyncio.get_running_loop().time())
 
     async def _wait_until_empty(self, limit_s: float) -> None:
         """Looks now and then: WebSockets leave without a word to us, and a drain is in no hurry."""

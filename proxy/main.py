@@ -1,6 +1,6 @@
 """A proxy worker from its first line to its last. Forked by the node's launcher, which calls `run`.
 
-SIGTERM or SIGINT makes it a lame duck (a second one closes idle connections at once); its successor accepts on the
+SIGTERM or SIGINT makes it a lame duck (a second SIGINT closes idle connections at once); its successor accepts on the
 same socket meanwhile. Nothing here or below talks to etcd or the controller.
 """
 
@@ -69,11 +69,12 @@ async def _live(start: ProxyStart) -> int:
     server = HttpServer(app, limits, start.keep_alive_timeout_s)
     ending = _Ending(server)
     for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, ending.told)
+        loop.add_signal_handler(signum, ending.told, signum)
     feed.start()
     demand.start()
     await _first_table(came, ending)
     await server.start(socket.socket(fileno=os.dup(start.socket_fd)))
+    _tell_accepting(start)
     log.info("accepting on %s:%d", start.host, start.port, extra={"action": "proxy_started", "pid": os.getpid()})
     _quiet_collector()
     await ending.begun.wait()
@@ -99,16 +100,30 @@ async def _first_table(came: asyncio.Event, ending: _Ending) -> None:
         log.warning("accepting without routes: 503 until they come", extra={"action": "no_routes"})
 
 
+def _tell_accepting(start: ProxyStart) -> None:
+    """The agent lets our predecessor go when it reads this. A disk that is full must not keep us from serving."""
+    if not start.accepting_path:
+        return
+    path = Path(start.accepting_path)
+    staged = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        staged.write_text(f"{os.getpid()}\n")
+        staged.replace(path)
+    except OSError as error:
+        log.error("cannot write %s: %s", path, error.strerror, extra={"action": "accepting_not_told"})
+
+
 class _Ending:
-    """The first signal begins the drain, the next ones hurry it: closing an idle connection may cross a request on its
-    way (measured: 1 of 80), which a single Ctrl-C must not cost anybody."""
+    """The first signal begins the drain. SIGTERM again changes nothing: an agent that restarts tells its lame ducks
+    once more. SIGINT again hurries it: closing an idle connection may cross a request on its way (measured: 1 of 80),
+    which a single Ctrl-C must not cost anybody."""
 
     def __init__(self, server: HttpServer) -> None:
         self.begun = asyncio.Event()
         self._server = server
 
-    def told(self) -> None:
-        if self.begun.is_set():
+    def told(self, signum: int) -> None:
+        if self.begun.is_set() and signum == signal.SIGINT:
             self._server.hurry()
         self.begun.set()
 

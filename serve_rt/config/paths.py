@@ -103,6 +103,15 @@ class StateDir:
         """Modules that constructors imported: the next launcher preloads them."""
         return self.path / "learned.json"
 
+    @property
+    def software(self) -> Path:
+        """The version whose launcher runs here."""
+        return self.path / "software"
+
+    def accepting(self, worker: int) -> Path:
+        """The pid of the proxy worker that accepts connections."""
+        return self.path / f"proxy-{worker}.accepting"
+
     def replica_log(self, app: str, replica_id: str) -> Path:
         return self.logs / app / f"{replica_id.replace('#', '_')}.log"
 

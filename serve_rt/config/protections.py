@@ -32,6 +32,8 @@ class Protection(enum.Enum):
     """The leader pushes assignments over gRPC; without it the watch alone must do."""
     LOCAL_EJECT = "local-eject"
     """A router drops a replica whose stream broke before it is told so."""
+    LAME_DUCK = "lame-duck"
+    """A proxy worker that is replaced answers what its connections still ask."""
     SURGE = "surge"
     """A new version is ready before an old replica is touched."""
 

@@ -49,6 +49,10 @@ class ProxyStart:
     root_path: str = ""
     request_timeout_s: float | None = None
     keep_alive_timeout_s: float = 90.0
+    accepting_path: str = ""
+    """Where the worker writes its pid once it accepts: only then may its predecessor go."""
+    software: str = ""
+    """A worker of another version is replaced by the agent that adopts it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,3 +76,5 @@ class ControllerStart:
     etcd: EtcdAddress
     state_dir: str
     advertise_host: str = ""
+    software: str = ""
+    """A candidate of another version is replaced by the agent that adopts it."""

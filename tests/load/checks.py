@@ -95,5 +95,22 @@ def stream(path: str = "/", count: int = 20) -> Shooter:
     return lambda nonce: Shot(nonce, f"{path}?nonce={nonce}&count={count}", judge_stream)
 
 
-SHOOTERS: Mapping[str, Callable[[str], Shooter]] = {"echo": echo, "echo_post": echo_post, "stream": stream}
+def fresh(path: str = "/") -> Shooter:
+    """Each on a connection of its own."""
+    return lambda nonce: Shot(nonce, f"{path}?nonce={nonce}", judge_echo, headers={"connection": "close"})
+
+
+def slow_stream(path: str = "/") -> Shooter:
+    """A second and a half long: it outlives what happens to the worker that began it."""
+    query = "count=30&pause_ms=50"
+    return lambda nonce: Shot(nonce, f"{path}?nonce={nonce}&{query}", judge_stream)
+
+
+SHOOTERS: Mapping[str, Callable[[str], Shooter]] = {
+    "echo": echo,
+    "echo_post": echo_post,
+    "fresh": fresh,
+    "slow_stream": slow_stream,
+    "stream": stream,
+}
 """By name, for the command line."""
