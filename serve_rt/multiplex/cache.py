@@ -18,6 +18,7 @@ from typing import Any
 
 from serve_rt.context import current_request
 from serve_rt.errors import ServeException
+from serve_rt.multiplex.held import held
 
 ROOM_TIMEOUT_S = 60.0
 """How long a load waits for a model to get out of use."""
@@ -61,6 +62,8 @@ class ModelCache:
     def _start_load(self, model_id: str) -> _Place:
         # A future of its own: a kept task would keep the context it ran in, and with it the request, in use for ever.
         place = self._places[model_id] = _Place(asyncio.get_running_loop().create_future())
+        place.model.add_done_callback(_seen)
+        held.tell(self, self.model_ids())
         loading = asyncio.ensure_future(self._load(model_id))
         self._loading.add(loading)
         loading.add_done_callback(lambda loaded: self._loaded(model_id, place, loaded))
@@ -71,6 +74,7 @@ class ModelCache:
         failed = loaded.cancelled() or loaded.exception() is not None
         if failed and self._places.get(model_id) is place:
             del self._places[model_id]  # the next one who asks tries again
+            held.tell(self, self.model_ids())
         self._room.set()
         if place.model.done():  # closed meanwhile
             return
@@ -96,6 +100,7 @@ class ModelCache:
         victim = next((name for name, place in self._places.items() if self._is_idle(place)), None)
         if victim is not None:
             place = self._places.pop(victim)
+            held.tell(self, self.model_ids())
             await _unload(place.model.result())
             return False
         await self._wait_for_room(model_id)
@@ -125,6 +130,12 @@ class ModelCache:
                 await _unload(place.model.result())
             else:
                 place.model.cancel()
+
+
+def _seen(model: asyncio.Future[Any]) -> None:
+    """A failed load of which every waiter was cancelled is no news."""
+    if not model.cancelled():
+        model.exception()
 
 
 def _wake(loop: asyncio.AbstractEventLoop, room: asyncio.Event) -> None:

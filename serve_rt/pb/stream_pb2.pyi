@@ -13,6 +13,7 @@ class DataKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     DATA_KIND_WS_BINARY: _ClassVar[DataKind]
     DATA_KIND_WS_CLOSE: _ClassVar[DataKind]
     DATA_KIND_ITEM: _ClassVar[DataKind]
+    DATA_KIND_CALL: _ClassVar[DataKind]
 
 class ErrorState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -24,6 +25,7 @@ DATA_KIND_WS_TEXT: DataKind
 DATA_KIND_WS_BINARY: DataKind
 DATA_KIND_WS_CLOSE: DataKind
 DATA_KIND_ITEM: DataKind
+DATA_KIND_CALL: DataKind
 ERROR_STATE_NOT_STARTED: ErrorState
 ERROR_STATE_STARTED: ErrorState
 ERROR_STATE_UNKNOWN: ErrorState
@@ -63,18 +65,20 @@ class ClientHello(_message.Message):
     def __init__(self, protocol: _Optional[int] = ..., cluster: _Optional[str] = ..., token: _Optional[bytes] = ..., replica_id: _Optional[str] = ..., incarnation: _Optional[int] = ..., client: _Optional[str] = ...) -> None: ...
 
 class ServerHello(_message.Message):
-    __slots__ = ("protocol", "replica_id", "incarnation", "capacity", "draining")
+    __slots__ = ("protocol", "replica_id", "incarnation", "capacity", "draining", "models")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     REPLICA_ID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     CAPACITY_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
+    MODELS_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     replica_id: str
     incarnation: int
     capacity: int
     draining: bool
-    def __init__(self, protocol: _Optional[int] = ..., replica_id: _Optional[str] = ..., incarnation: _Optional[int] = ..., capacity: _Optional[int] = ..., draining: bool = ...) -> None: ...
+    models: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, protocol: _Optional[int] = ..., replica_id: _Optional[str] = ..., incarnation: _Optional[int] = ..., capacity: _Optional[int] = ..., draining: bool = ..., models: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Refused(_message.Message):
     __slots__ = ("reason",)
@@ -99,7 +103,7 @@ class ClientPart(_message.Message):
     def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., data: _Optional[_Union[Data, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., credit: _Optional[_Union[Credit, _Mapping]] = ..., ping: _Optional[_Union[Ping, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ...) -> None: ...
 
 class ServerPart(_message.Message):
-    __slots__ = ("accepted", "rejected", "head", "data", "error", "ended", "credit", "load", "pong", "drain")
+    __slots__ = ("accepted", "rejected", "head", "data", "error", "ended", "credit", "load", "pong", "drain", "models")
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     REJECTED_FIELD_NUMBER: _ClassVar[int]
     HEAD_FIELD_NUMBER: _ClassVar[int]
@@ -110,6 +114,7 @@ class ServerPart(_message.Message):
     LOAD_FIELD_NUMBER: _ClassVar[int]
     PONG_FIELD_NUMBER: _ClassVar[int]
     DRAIN_FIELD_NUMBER: _ClassVar[int]
+    MODELS_FIELD_NUMBER: _ClassVar[int]
     accepted: Accepted
     rejected: Rejected
     head: Head
@@ -120,7 +125,8 @@ class ServerPart(_message.Message):
     load: Load
     pong: Pong
     drain: Drain
-    def __init__(self, accepted: _Optional[_Union[Accepted, _Mapping]] = ..., rejected: _Optional[_Union[Rejected, _Mapping]] = ..., head: _Optional[_Union[Head, _Mapping]] = ..., data: _Optional[_Union[Data, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., ended: _Optional[_Union[Ended, _Mapping]] = ..., credit: _Optional[_Union[Credit, _Mapping]] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., pong: _Optional[_Union[Pong, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ...) -> None: ...
+    models: Models
+    def __init__(self, accepted: _Optional[_Union[Accepted, _Mapping]] = ..., rejected: _Optional[_Union[Rejected, _Mapping]] = ..., head: _Optional[_Union[Head, _Mapping]] = ..., data: _Optional[_Union[Data, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., ended: _Optional[_Union[Ended, _Mapping]] = ..., credit: _Optional[_Union[Credit, _Mapping]] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., pong: _Optional[_Union[Pong, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., models: _Optional[_Union[Models, _Mapping]] = ...) -> None: ...
 
 class Open(_message.Message):
     __slots__ = ("id", "time_left_ms", "request_id", "app", "route", "multiplexed_model_id", "session_id", "http", "call", "body", "end")
@@ -181,12 +187,16 @@ class HttpHead(_message.Message):
     def __init__(self, type: _Optional[str] = ..., method: _Optional[str] = ..., path: _Optional[str] = ..., raw_path: _Optional[bytes] = ..., query_string: _Optional[bytes] = ..., root_path: _Optional[str] = ..., scheme: _Optional[str] = ..., http_version: _Optional[str] = ..., headers: _Optional[_Iterable[bytes]] = ..., client_host: _Optional[str] = ..., client_port: _Optional[int] = ..., server_host: _Optional[str] = ..., server_port: _Optional[int] = ..., subprotocols: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class MethodCall(_message.Message):
-    __slots__ = ("method", "stream")
+    __slots__ = ("method", "stream", "reserve", "past_limit")
     METHOD_FIELD_NUMBER: _ClassVar[int]
     STREAM_FIELD_NUMBER: _ClassVar[int]
+    RESERVE_FIELD_NUMBER: _ClassVar[int]
+    PAST_LIMIT_FIELD_NUMBER: _ClassVar[int]
     method: str
     stream: bool
-    def __init__(self, method: _Optional[str] = ..., stream: bool = ...) -> None: ...
+    reserve: bool
+    past_limit: bool
+    def __init__(self, method: _Optional[str] = ..., stream: bool = ..., reserve: bool = ..., past_limit: bool = ...) -> None: ...
 
 class Data(_message.Message):
     __slots__ = ("id", "payload", "end", "kind", "code", "reason")
@@ -307,3 +317,9 @@ class Drain(_message.Message):
     LAST_ID_FIELD_NUMBER: _ClassVar[int]
     last_id: int
     def __init__(self, last_id: _Optional[int] = ...) -> None: ...
+
+class Models(_message.Message):
+    __slots__ = ("ids",)
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, ids: _Optional[_Iterable[str]] = ...) -> None: ...

@@ -28,6 +28,7 @@ from serve_rt.credentials import ClusterToken, stream_server
 from serve_rt.errors import ConflictError, ServeException
 from serve_rt.handle.runtime import install_in_replica
 from serve_rt.model.starts import ReplicaStart
+from serve_rt.multiplex.held import held
 from serve_rt.observe import log as process_log
 from serve_rt.pb import replica_pb2
 from serve_rt.replica.access_log import AccessLog
@@ -87,6 +88,7 @@ async def _live(start: ReplicaStart) -> int:
     identity = ReplicaIdentity(start.cluster, replica, start.incarnation)
     service = StreamService(identity, token, dispatch, spec.options.max_ongoing_requests)
     service.set_accepting(False)
+    held.watch(lambda models: roads.to_main.post(service.set_models, models))
     context = _replica_context(start)
     set_replica_context(context)
     handles = install_in_replica(start.agent_address, token, start.cluster, f"replica/{replica}", loop)

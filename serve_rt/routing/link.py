@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from typing import Protocol
 
 from serve_rt.aio import Backoff, TaskOwner
@@ -20,6 +21,8 @@ log = logging.getLogger(__name__)
 
 FIRST_RETRY_S = 0.05
 LONGEST_RETRY_S = 2.0
+MODEL_EXPECTED_S = 2.0
+"""A replica that was sent a request for a model counts as its holder for so long before it says so itself."""
 COUNTERS = ("opens_sent", "heads_received", "data_sent", "data_received", "rejected_received")
 
 
@@ -41,6 +44,7 @@ class Link:
         self.stream: ClientStream | None = None
         self.retired = False
         self.past: dict[str, int] = dict.fromkeys(COUNTERS, 0)
+        self._expected_models: dict[str, float] = {}
         self._identity = ReplicaIdentity(cluster, route.replica_id, route.incarnation)
         self._token, self._client, self._owner, self._tasks = token, client, owner, tasks
         self._backoff = Backoff(FIRST_RETRY_S, LONGEST_RETRY_S)
@@ -72,6 +76,29 @@ class Link:
     @property
     def reserved(self) -> int:
         return self.stream.reserved if self.stream is not None else 0
+
+    # --- multiplexed models: only for requests that name one
+
+    def expect_model(self, model_id: str) -> None:
+        """A request for it is on its way there. Not prolonged: a replica that never says so is no holder."""
+        if self.stream is not None and model_id in self.stream.models:
+            return
+        now = time.monotonic()
+        self._forget_expected(now)
+        self._expected_models.setdefault(model_id, now + MODEL_EXPECTED_S)
+
+    def holds_model(self, model_id: str) -> bool:
+        told = self.stream.models if self.stream is not None else ()
+        return model_id in told or self._expected_models.get(model_id, 0.0) > time.monotonic()
+
+    def model_count(self) -> int:
+        self._forget_expected(time.monotonic())
+        return len(self._expected_models) + (len(self.stream.models) if self.stream is not None else 0)
+
+    def _forget_expected(self, now: float) -> None:
+        told = self.stream.models if self.stream is not None else ()
+        for model_id in [one for one, until in self._expected_models.items() if one in told or until <= now]:
+            del self._expected_models[model_id]
 
     def counters(self) -> dict[str, int]:
         stream = self.stream

@@ -25,3 +25,19 @@ def pick(loads: Sequence[int], turn: int, random_below: Callable[[int], int]) ->
     first = turn % count
     second = (first + 1 + random_below(count - 1)) % count
     return second if loads[second] < loads[first] else first
+
+
+def candidates_for_model(holds: Sequence[bool], counts: Sequence[int]) -> list[int]:
+    """Of the replicas with room, those a request for one model should choose among: the holders; when there are none
+    (nobody holds it, or all who do are busy), those that hold the fewest models.
+
+    >>> candidates_for_model([False, True, True], [0, 3, 1])
+    [1, 2]
+    >>> candidates_for_model([False, False, False], [2, 1, 1])
+    [1, 2]
+    """
+    holders = [index for index, holding in enumerate(holds) if holding]
+    if holders:
+        return holders
+    fewest = min(counts)
+    return [index for index, count in enumerate(counts) if count == fewest]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from serve_rt.model.ids import ReplicaId
 from serve_rt.model.routes import ReplicaRoute
 from serve_rt.routing.link import COUNTERS, Link
-from serve_rt.routing.pick import pick
+from serve_rt.routing.pick import candidates_for_model, pick
 
 _Process = tuple[ReplicaId, int, str]
 
@@ -38,11 +38,17 @@ class ReplicaSet:
             else:
                 link_now.change(route)
 
-    def choose(self, excluded: Link | None = None) -> Link | None:
-        """The link that the next request should take, None when no slot is known to be free."""
+    def choose(self, excluded: Link | None = None, model_id: str = "") -> Link | None:
+        """The link that the next request should take, None when no slot is known to be free.
+
+        One that names a multiplexed model goes where the model is, or will be.
+        """
         free = [link for link in self._links.values() if link is not excluded and link.has_room()]
         if not free:
             return None
+        if model_id and len(free) > 1:
+            holds, counts = [link.holds_model(model_id) for link in free], [link.model_count() for link in free]
+            free = [free[index] for index in candidates_for_model(holds, counts)]
         if len(free) == 1:
             return free[0]
         self._turn += 1

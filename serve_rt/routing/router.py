@@ -105,7 +105,7 @@ class Router:
             raise hopeless
         self._budget.earn()
         exchange = Exchange(self, request, next(self._arrivals))
-        link = self._replicas.choose() if not self._line else None
+        link = self._replicas.choose(None, request.multiplexed_model_id) if not self._line else None
         if link is not None:
             self._reserve(exchange, link)
         else:
@@ -158,7 +158,8 @@ class Router:
         passed_over: list[Exchange] = []
         try:
             while (exchange := self._line.first()) is not None:
-                link = self._replicas.choose(exchange.link if exchange.retried else None)
+                elsewhere = exchange.link if exchange.retried else None
+                link = self._replicas.choose(elsewhere, exchange.request.multiplexed_model_id)
                 if link is not None:
                     self._line.remove(exchange)
                     self._reserve(exchange, link)
@@ -178,6 +179,8 @@ class Router:
         elif exchange.expired():
             exchange.fail(DeadlineExceededError(f"the deadline of request {exchange.request.request_id} passed"))
         else:
+            if exchange.request.multiplexed_model_id:
+                link.expect_model(exchange.request.multiplexed_model_id)
             exchange.put_on(link)
 
     # --- for links ------------------------------------------------------------------------------------------------

@@ -50,6 +50,8 @@ class ClientStream:
         self.grants = 0
         self.owed = 0
         """Slots the replica will still grant us."""
+        self.models: frozenset[str] = frozenset()
+        """Multiplexed models that the replica holds."""
         self.unresponsive = False
         """Asked and not answered for a while: nothing new is opened until a part arrives."""
         self.requests: dict[int, ClientRequest] = {}
@@ -144,7 +146,8 @@ class ClientStream:
             raise PeerFault(f"a frame of {len(data)} bytes that is no ServerFrame") from error
         if self.state is StreamState.GREETING:
             self._on_greeting(frame)
-            return
+            if self.closed or not frame.parts:  # what the replica had to say at once may ride along
+                return
         self._heard_s = time.monotonic()
         self._pinged_s = None
         room = self.unresponsive
@@ -189,6 +192,8 @@ class ClientStream:
         elif kind == "load":
             self._on_load(part.load)
             return True
+        elif kind == "models":
+            self.models = frozenset(part.models.ids)
         elif kind == "drain":
             self._on_drain(part.drain.last_id)
             return True
@@ -204,6 +209,7 @@ class ClientStream:
         if (hello.replica_id, hello.incarnation) != (self.identity.replica_id, self.identity.incarnation):
             raise PeerFault(f"reached {hello.replica_id} incarnation {hello.incarnation}, not {self.identity}")
         self.capacity = hello.capacity
+        self.models = frozenset(hello.models)
         self._move(StreamState.DRAINING if hello.draining else StreamState.READY)
         self._heard_s = time.monotonic()
         self._owner.on_ready()

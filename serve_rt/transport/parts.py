@@ -73,6 +73,7 @@ server_credit = _server("credit")
 load_part = _server("load")
 pong_part = _server("pong")
 drain_part = _server("drain")
+models_part = _server("models")
 
 _OPEN_HTTP = _tag(pb.Open, "http")
 _OPEN_BODY = _tag(pb.Open, "body")

@@ -41,6 +41,8 @@ class StreamService:
         self.slots = Slots(capacity)
         self.streams: set[ServerStream] = set()
         self.draining = False
+        self.models: tuple[str, ...] = ()
+        """Multiplexed models that are loaded or loading here."""
         self._handler = handler
         self._pumps: set[asyncio.Task[None]] = set()
         self._past: dict[str, int] = dict.fromkeys(_COUNTERS, 0)
@@ -67,6 +69,12 @@ class StreamService:
     def set_accepting(self, accepting: bool) -> None:
         """While false (before the constructor is done) every Open is rejected, and owed a slot."""
         self.slots.change(accepting=accepting)
+
+    def set_models(self, models: tuple[str, ...]) -> None:
+        if models != self.models:
+            self.models = models
+            for stream in self.streams:
+                stream.tell_models()
 
     async def drain(self, timeout_s: float) -> bool:
         """Take nothing new, wait for what runs; whether it all ended in time."""

@@ -21,6 +21,7 @@ from serve_rt.transport.parts import (
     accepted_part,
     drain_part,
     load_part,
+    models_part,
     pong_part,
     rejected_part,
     server_data,
@@ -107,6 +108,7 @@ class ServerStream:
             incarnation=service.identity.incarnation,
             capacity=service.slots.capacity,
             draining=service.draining,
+            models=service.models,
         )
         self.outbox.put(pb.ServerFrame(hello=hello).SerializeToString())
         service.greeted(self)
@@ -199,6 +201,10 @@ class ServerStream:
             queue=max(0, self._load_sent), grant=grant, capacity=slots.capacity, ongoing=slots.ongoing, owed=owed
         )
         self.outbox.put(load_part(load.SerializeToString()))
+
+    def tell_models(self) -> None:
+        """Which models are here: callers that want one of them come here first."""
+        self.outbox.put(models_part(pb.Models(ids=self.service.models).SerializeToString()))
 
     def drain(self) -> None:
         """What was opened up to now finishes; what comes later is rejected."""
