@@ -20,7 +20,7 @@ from serve_rt.errors import ConfigError
 from serve_rt.model.cluster import Cluster
 from serve_rt.model.ids import NodeId, ReplicaId
 from serve_rt.model.replica import ReplicaState
-from serve_rt.model.routes import AppRoute, DeploymentRoute, ReplicaRoute, RouteTable
+from serve_rt.model.routes import AppRoute, Availability, DeploymentRoute, ReplicaRoute, RouteTable
 from serve_rt.model.spec import ApplicationSpec
 from serve_rt.wire import records
 
@@ -51,8 +51,8 @@ def leaders_table(cluster_name: str, cluster: Cluster) -> RouteTable:
     return RouteTable(
         cluster=cluster_name,
         revision=cluster.revision,
-        apps=tuple(_app_route(app.value) for _, app in sorted(cluster.apps.items())),
-        deployments=tuple(route for _, route in sorted(cluster.routes.items())),
+        apps=tuple(_app_route(app.value, cluster.serving(name)) for name, app in sorted(cluster.apps.items())),
+        deployments=tuple(_of_this_life(route, cluster) for _, route in sorted(cluster.routes.items())),
         agents=tuple(sorted(record.address for record in cluster.nodes.values())),
     )
 
@@ -78,16 +78,26 @@ def _seen(replica: ReplicaRoute, node: NodeId, local: Mapping[ReplicaId, LocalRe
     return replace(replica, incarnation=mine.incarnation, address=mine.address, suspect=False)
 
 
-def _app_route(app: ApplicationSpec) -> AppRoute:
+def _app_route(asked: ApplicationSpec, serving: ApplicationSpec | None) -> AppRoute:
+    """Where requests go and how they are treated: as the version says that serves; the asked one may not be ready."""
+    app = serving or asked
     return AppRoute(
         name=app.name,
-        route_prefix=app.route_prefix if not app.deleting else None,
+        route_prefix=app.route_prefix if not asked.deleting else None,
         ingress=app.ingress,
         request_timeout_s=app.request_timeout_s,
         queue_timeout_s=app.queue_timeout_s,
         body_buffer_bytes=app.body_buffer_bytes,
         max_body_bytes=app.max_body_bytes,
     )
+
+
+def _of_this_life(route: DeploymentRoute, cluster: Cluster) -> DeploymentRoute:
+    """An application that was deleted and deployed again at once: what ran before answers nobody any more."""
+    memory = cluster.deployments.get(route.key)
+    if memory is None or not cluster.is_reborn(route.app, memory.generation):
+        return route
+    return replace(route, replicas=(), availability=Availability.WAIT, message="")
 
 
 class Feed:

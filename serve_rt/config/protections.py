@@ -37,6 +37,9 @@ class Protection(enum.Enum):
     SURGE = "surge"
     """A new version is ready before an old replica is touched."""
 
+    HANDOVER = "handover"
+    """The routes of an application move to another ingress only when that is ready; the old one stays until then."""
+
 
 @cache
 def _disabled() -> frozenset[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from serve_rt.etcd.contract import EtcdStore
 from serve_rt.etcd.election import Leadership
 from serve_rt.etcd.keys import Keys
 from serve_rt.etcd.values import Put, absent, modified_at
-from serve_rt.model.cluster import Versioned
+from serve_rt.model.cluster import Cluster, Versioned
 from serve_rt.model.ids import AppName, VersionId
 from serve_rt.model.spec import ApplicationSpec, DeploymentSpec
 from serve_rt.pb import control_pb2 as pb
@@ -113,18 +113,38 @@ class ControllerService:
             if asked.deploy_id in past:
                 log.info("deploy %s is known", asked.deploy_id, extra={"action": "deploy_repeated", "app": asked.name})
                 return None
-        check_prefix_is_free(asked, (app.value for app in self._mirror.cluster.apps.values()))
+        check_prefix_is_free(asked, _prefix_holders(self._mirror.cluster))
         salt = asked.deploy_id if force else ""
         versions = tuple(_versioned(spec, now.value if now is not None else None, salt) for spec in asked.deployments)
         return replace(
-            asked, deployments=versions, deleting=False, deployed_at_s=self._clock.wall(), past_deploy_ids=past
+            asked,
+            deployments=versions,
+            deleting=False,
+            deployed_at_s=self._clock.wall(),
+            past_deploy_ids=past,
+            reborn_at=_reborn_at(now),
         )
+
+
+def _prefix_holders(cluster: Cluster) -> Iterator[ApplicationSpec]:
+    """Applications as they are asked for, and as their routes still are while an update is on its way."""
+    for name, app in cluster.apps.items():
+        yield app.value
+        serving = cluster.serving(name)
+        if serving is not None and serving.route_prefix != app.value.route_prefix:
+            yield serving
 
 
 def _deleted(now: Versioned[ApplicationSpec] | None) -> ApplicationSpec | None:
     if now is None or now.value.deleting:
         return None  # Ray: deleting what is not there is no error
     return replace(now.value, deleting=True)
+
+
+def _reborn_at(now: Versioned[ApplicationSpec] | None) -> int:
+    if now is None:
+        return 0
+    return now.mod_revision if now.value.deleting else now.value.reborn_at
 
 
 def _versioned(spec: DeploymentSpec, now: ApplicationSpec | None, salt: str) -> DeploymentSpec:

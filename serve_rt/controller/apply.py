@@ -17,12 +17,16 @@ from serve_rt.controller.plan import (
     DeleteAssignment,
     DeleteObserved,
     DrainAssignment,
+    ForgetApplication,
     PublishRoute,
     RemoveApp,
     RemoveDeployment,
     RemoveRoute,
+    RemoveVersion,
     RewriteAssignment,
+    SaveApplication,
     SaveDeployment,
+    SaveVersion,
     describe,
 )
 from serve_rt.etcd.election import Leadership
@@ -86,6 +90,14 @@ def _transactions(
 def operations(action: Action, keys: Keys, shards: Mapping[DeploymentKey, int]) -> Ops:
     """What one action writes. `shards`: how many records each published route has now."""
     match action:
+        case SaveVersion(version):
+            return [Put(keys.version(version.spec.name, version.number), encode(version))]
+        case SaveApplication(served):
+            return [Put(keys.served(served.app), encode(served))]
+        case RemoveVersion(app, number):
+            return [Delete(keys.version(app, number))]
+        case ForgetApplication(app):
+            return [Delete(keys.served(app)), Delete(keys.versions_prefix(app), prefix=True)]
         case SaveDeployment(memory):
             return [Put(keys.deployment(memory.app, memory.deployment), encode(memory))]
         case CreateAssignment(assignment) | RewriteAssignment(assignment) | DrainAssignment(assignment):

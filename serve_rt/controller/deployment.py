@@ -1,6 +1,6 @@
 """What one deployment needs next: judge its version, divide its replicas, then create, drain, route. Pure.
 
-Called by `reconcile` for each deployment an application asks for. The counts come from `rollout`, the nodes from
+Called by `application` for each deployment it asks for or still needs. The counts come from `rollout`, the nodes from
 `placement`, the routes from `routes`; this file is the walk through them.
 """
 
@@ -23,6 +23,7 @@ from serve_rt.controller.rollout import (
     refuse,
     replicas_wanted,
     rescale,
+    return_to,
     take_in,
 )
 from serve_rt.controller.room import asked_by, devices_of
@@ -33,10 +34,18 @@ from serve_rt.model.replica import Assignment, Goal
 from serve_rt.model.spec import DeploymentSpec
 
 
-def plan_deployment(draft: Draft, key: DeploymentKey, spec: DeploymentSpec, generation: int) -> None:
+def plan_deployment(
+    draft: Draft, key: DeploymentKey, spec: DeploymentSpec, generation: int, returning: str = ""
+) -> DeploymentMemory:
+    """Its memory after this plan. `returning`: why its application goes back to a former version, `spec`."""
     members = draft.census.members.get(key, ())
     stored = draft.cluster.deployments.get(key)
-    memory = _judge(draft, _current(draft, stored, key, spec, generation, members), members)
+    if stored is not None and draft.cluster.is_reborn(key.app, stored.generation):
+        members, stored = _end_former_life(draft, members), None
+    memory = _current(draft, stored, key, spec, generation, members)
+    if returning:
+        memory = return_to(memory, spec, returning, draft.now_wall)
+    memory = _judge(draft, memory, members)
     work = _Work(draft, key, memory, _divide(members, memory))
     work.drain_and_create()
     work.rewrite()
@@ -44,6 +53,16 @@ def plan_deployment(draft: Draft, key: DeploymentKey, spec: DeploymentSpec, gene
     work.finish()
     if work.memory != stored:
         draft.actions.append(SaveDeployment(work.memory))
+    return work.memory
+
+
+def _end_former_life(draft: Draft, members: Iterable[Member]) -> tuple[Member, ...]:
+    """The application was deleted before it was deployed again: nothing of it answers once that is acknowledged."""
+    members = tuple(members)
+    for member in members:
+        if member.wanted:
+            draft.drain(member, "its application was deleted")
+    return tuple(m for m in members if m.assignment is not None and not m.wanted)
 
 
 # --- judging the version ------------------------------------------------------------------------------------------

@@ -8,10 +8,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from serve_rt.model.application import ApplicationMemory, AppVersion
 from serve_rt.model.cluster import DeploymentMemory
 from serve_rt.model.ids import AppName, DeploymentKey, NodeId, ReplicaId
 from serve_rt.model.replica import Assignment
 from serve_rt.model.routes import DeploymentRoute
+
+
+@dataclass(frozen=True, slots=True)
+class SaveVersion:
+    version: AppVersion
+
+
+@dataclass(frozen=True, slots=True)
+class SaveApplication:
+    """Also moves an application's routes, where another version serves from now on."""
+
+    memory: ApplicationMemory
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +85,19 @@ class RemoveDeployment:
 
 
 @dataclass(frozen=True, slots=True)
+class RemoveVersion:
+    app: AppName
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetApplication:
+    """Its memory and its versions."""
+
+    app: AppName
+
+
+@dataclass(frozen=True, slots=True)
 class RemoveApp:
     app: AppName
     mod_revision: int
@@ -79,7 +105,11 @@ class RemoveApp:
 
 
 Action = (
-    SaveDeployment
+    SaveVersion
+    | SaveDeployment
+    | SaveApplication
+    | RemoveVersion
+    | ForgetApplication
     | CreateAssignment
     | RewriteAssignment
     | PublishRoute
@@ -91,15 +121,19 @@ Action = (
     | RemoveApp
 )
 _ORDER: tuple[type[Action], ...] = (
+    SaveVersion,
     SaveDeployment,
     CreateAssignment,
     RewriteAssignment,
     PublishRoute,
+    SaveApplication,
+    RemoveVersion,
     DrainAssignment,
     DeleteAssignment,
     DeleteObserved,
     RemoveRoute,
     RemoveDeployment,
+    ForgetApplication,
     RemoveApp,
 )
 _RANK = {kind: rank for rank, kind in enumerate(_ORDER)}
@@ -129,6 +163,16 @@ def describe(action: Action) -> str:
             pending = f" pending: {m.pending}" if m.pending else ""
             scaled = f" replicas={m.scale_target}" if m.scale_target is not None else ""
             return f"save {m.app}#{m.deployment} {m.phase.name} target={m.target.version}{scaled}{why}{pending}"
+        case SaveVersion(version):
+            return f"version {version.spec.name} {version.number}"
+        case SaveApplication(served):
+            good = f" good={served.last_good}" if served.last_good is not None else ""
+            why = f" refused: {served.message.splitlines()[-1][:80]}" if served.refused and served.message else ""
+            return f"serve {served.app} asked={served.asked} serving={served.serving}{good}{why}"
+        case RemoveVersion(app, number):
+            return f"remove version {app} {number}"
+        case ForgetApplication(app):
+            return f"forget {app}"
         case CreateAssignment(a, adopted):
             devices = "".join(f" {share.uuid}:{share.milli}" for share in a.devices)
             return f"{'adopt' if adopted else 'create'} {a.replica_id} on {a.node_id} {a.spec.version}{devices}"

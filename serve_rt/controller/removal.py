@@ -1,18 +1,14 @@
-"""Order down for what nobody asks for any more: route away, drain, records away. Pure; called by `reconcile`.
-
-The application's own record goes last, in the plan in which nothing else of it is left: a leader that dies in between
-leaves a record that says "deleting", and its successor goes on.
-"""
+"""Order down for what nobody asks for any more: route away, drain, records away. Pure; called by `application`."""
 
 from __future__ import annotations
 
 from serve_rt.controller.census import Member, NodeStanding
 from serve_rt.controller.draft import Draft, runs
-from serve_rt.controller.plan import PublishRoute, RemoveApp, RemoveDeployment, RemoveRoute, SaveDeployment
+from serve_rt.controller.plan import PublishRoute, RemoveDeployment, RemoveRoute, SaveDeployment
 from serve_rt.controller.rollout import enter
 from serve_rt.controller.routes import closed_route
 from serve_rt.model.cluster import RolloutPhase
-from serve_rt.model.ids import AppName, DeploymentKey, deployment_of
+from serve_rt.model.ids import DeploymentKey, deployment_of
 from serve_rt.model.replica import Goal
 from serve_rt.model.status import DeploymentStatusTrigger
 
@@ -30,10 +26,6 @@ def remove_deployment(draft: Draft, key: DeploymentKey) -> bool:
     return True
 
 
-def remove_app(draft: Draft, app: AppName) -> None:
-    draft.actions.append(RemoveApp(app, draft.cluster.apps[app].mod_revision))
-
-
 def _close(draft: Draft, key: DeploymentKey) -> None:
     route, memory = draft.cluster.routes.get(key), draft.cluster.deployments.get(key)
     if route is not None and closed_route(route) != route:
@@ -49,10 +41,10 @@ def _let_go(draft: Draft, member: Member) -> bool:
     if member.standing in (NodeStanding.LOST, NodeStanding.GIVEN_UP):
         # Nobody waits ten minutes for a delete: if the node returns, its agent finds no assignment and stops it.
         if member.standing is NodeStanding.LOST:
-            draft.forget(member, "its application is deleted and its node is lost")
+            draft.forget(member, "nobody asks for it any more and its node is lost")
         return True
     if member.wanted:
-        draft.drain(member, "its application is deleted")
+        draft.drain(member, "nobody asks for it any more")
         return False
     if member.assignment is not None:
         return draft.finish_leaving(member)

@@ -108,6 +108,25 @@ def take_in(
     return _take_in_light(replace(asked, target=spec), replicas_wanted(memory), now_wall)
 
 
+def return_to(memory: DeploymentMemory, spec: DeploymentSpec, why: str, now_wall: float) -> DeploymentMemory:
+    """Its application was refused as a whole: back to `spec`, also from a version that is well by itself."""
+    if memory.target == spec:
+        return memory
+    if memory.target.version == spec.version:
+        return _take_in_light(replace(memory, target=spec), replicas_wanted(memory), now_wall)
+    return enter(
+        memory,
+        RolloutPhase.ROLLING_BACK,
+        now_wall,
+        target=spec,
+        refused=memory.target.version,
+        message=why,
+        versions=_remember(memory, spec),
+        pending="",
+        failure_offset=0,
+    )
+
+
 _STARTS_OVER = frozenset(
     {RolloutPhase.FAILED, RolloutPhase.ROLLED_BACK, RolloutPhase.ROLLING_BACK, RolloutPhase.DELETING}
 )

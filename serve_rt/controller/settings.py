@@ -23,7 +23,12 @@ class ControlSettings:
     """How long a new leader waits for the reports of registered agents before it decides anything."""
     resync_s: float = 30.0
     """A full look even when nothing seems to have changed."""
+    handover_linger_s: float = 1.0
+    """After an application's routes have moved to another ingress: what served before stays for those who have not
+    heard of it yet."""
     surge: bool = True
+    handover: bool = True
+    """Off (a negative control): another ingress takes the place of the old one before it is ready."""
 
     def __post_init__(self) -> None:
         if self.node_given_up_s <= self.node_grace_s:
@@ -34,4 +39,4 @@ class ControlSettings:
     @staticmethod
     def of_process() -> ControlSettings:
         """The defaults, less the protections this process was told to go without."""
-        return ControlSettings(surge=enabled(Protection.SURGE))
+        return ControlSettings(surge=enabled(Protection.SURGE), handover=enabled(Protection.HANDOVER))

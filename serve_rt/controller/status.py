@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from serve_rt.controller.rollout import replicas_wanted
+from serve_rt.model.application import ApplicationMemory
 from serve_rt.model.cluster import Cluster, DeploymentMemory, RolloutPhase
 from serve_rt.model.ids import AppName, DeploymentKey, NodeId, deployment_of
 from serve_rt.model.node import NodeMark, NodeRecord
@@ -98,18 +99,24 @@ def _application(
     generation: int,
     groups: Mapping[DeploymentKey, list[tuple[Assignment, Observed | None]]],
 ) -> ApplicationStatusOverview:
-    deployments = {
-        str(spec.name): _deployment(
-            cluster,
-            app,
-            generation,
-            spec,
-            cluster.deployments.get(DeploymentKey(app.name, spec.name)),
-            groups.get(DeploymentKey(app.name, spec.name), []),
-        )
-        for spec in app.deployments
-    }
+    def overview(spec: DeploymentSpec, at: int) -> DeploymentStatusOverview:
+        key = DeploymentKey(app.name, spec.name)
+        return _deployment(cluster, app, at, spec, cluster.deployments.get(key), groups.get(key, []))
+
+    serving, memory = cluster.serving(app.name) or app, cluster.served.get(app.name)
+    taken_in = memory is not None and memory.generation == generation
+    deployments = {str(spec.name): overview(spec, generation) for spec in app.deployments}
+    for spec in serving.deployments:  # an update on its way, or refused: these still answer
+        if app.deployment(spec.name) is None:
+            known = cluster.deployments.get(DeploymentKey(app.name, spec.name))
+            deployments[str(spec.name)] = overview(spec, known.generation if known is not None else generation)
     status, message = _worst(app, deployments)
+    if taken_in and memory is not None and not app.deleting:
+        if memory.refused:
+            refused = {str(s.name): _refused(memory) for s in app.deployments if serving.deployment(s.name) is None}
+            status, message = _worst(app, deployments := {**deployments, **refused})
+        elif status is ApplicationStatus.RUNNING and memory.serving != memory.asked:
+            status = ApplicationStatus.DEPLOYING
     return ApplicationStatusOverview(
         status=status,
         message=message,
@@ -118,6 +125,12 @@ def _application(
         deploy_id=app.deploy_id,
         route_prefix=app.route_prefix,
     )
+
+
+def _refused(memory: ApplicationMemory) -> DeploymentStatusOverview:
+    """A deployment that only the refused version has."""
+    failed = DeploymentStatusTrigger.REPLICA_STARTUP_FAILED
+    return DeploymentStatusOverview(DeploymentStatus.DEPLOY_FAILED, failed, {}, memory.message)
 
 
 def _worst(app: ApplicationSpec, deployments: Mapping[str, DeploymentStatusOverview]) -> tuple[ApplicationStatus, str]:

@@ -87,6 +87,17 @@ class Keys:
         parts = self._parts(key, self.apps, 1)
         return AppName(parts[0]) if parts else None
 
+    def served(self, app: AppName) -> str:
+        """The leader's memory of an application: which of its versions answers."""
+        return f"{self.all}served/{_part(app)}"
+
+    def versions_prefix(self, app: AppName) -> str:
+        return f"{self.all}versions/{_part(app)}/"
+
+    def version(self, app: AppName, number: int) -> str:
+        """A version of an application, as it was asked for."""
+        return f"{self.versions_prefix(app)}{number}"
+
     @property
     def deployments(self) -> str:
         return f"{self.all}deployments/"

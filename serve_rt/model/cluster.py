@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from serve_rt.model.application import ApplicationMemory
 from serve_rt.model.ids import AppName, BlobDigest, DeploymentKey, DeploymentName, NodeId, ReplicaId, VersionId
 from serve_rt.model.node import MarkRecord, NodeMark, NodeRecord
 from serve_rt.model.replica import Assignment, Observed
@@ -75,15 +76,35 @@ ROLLOUT_TRANSITIONS: Transitions[RolloutPhase] = {
         {RolloutPhase.STEADY, RolloutPhase.FAILED, RolloutPhase.ROLLING_BACK, RolloutPhase.DELETING}
     ),
     RolloutPhase.UPSCALING: frozenset(
-        {RolloutPhase.STEADY, RolloutPhase.DOWNSCALING, RolloutPhase.ROLLING, RolloutPhase.DELETING}
+        {
+            RolloutPhase.STEADY,
+            RolloutPhase.DOWNSCALING,
+            RolloutPhase.ROLLING,
+            RolloutPhase.ROLLING_BACK,
+            RolloutPhase.DELETING,
+        }
     ),
     RolloutPhase.DOWNSCALING: frozenset(
-        {RolloutPhase.STEADY, RolloutPhase.UPSCALING, RolloutPhase.ROLLING, RolloutPhase.DELETING}
+        {
+            RolloutPhase.STEADY,
+            RolloutPhase.UPSCALING,
+            RolloutPhase.ROLLING,
+            RolloutPhase.ROLLING_BACK,
+            RolloutPhase.DELETING,
+        }
     ),
     RolloutPhase.STEADY: frozenset(
-        {RolloutPhase.ROLLING, RolloutPhase.UPSCALING, RolloutPhase.DOWNSCALING, RolloutPhase.DELETING}
+        {
+            RolloutPhase.ROLLING,
+            RolloutPhase.UPSCALING,
+            RolloutPhase.DOWNSCALING,
+            RolloutPhase.ROLLING_BACK,
+            RolloutPhase.DELETING,
+        }
     ),
-    RolloutPhase.FAILED: frozenset({RolloutPhase.STEADY, RolloutPhase.ROLLING, RolloutPhase.DELETING}),
+    RolloutPhase.FAILED: frozenset(
+        {RolloutPhase.STEADY, RolloutPhase.ROLLING, RolloutPhase.ROLLING_BACK, RolloutPhase.DELETING}
+    ),
     RolloutPhase.ROLLING_BACK: frozenset({RolloutPhase.ROLLED_BACK, RolloutPhase.ROLLING, RolloutPhase.DELETING}),
     RolloutPhase.ROLLED_BACK: frozenset({RolloutPhase.ROLLING, RolloutPhase.DELETING}),
     RolloutPhase.DELETING: frozenset({RolloutPhase.ROLLING}),
@@ -143,6 +164,9 @@ class Cluster:
     """create_revision of the leader key; 0 without a leader."""
     apps: Mapping[AppName, Versioned[ApplicationSpec]] = field(default_factory=dict)
     deployments: Mapping[DeploymentKey, DeploymentMemory] = field(default_factory=dict)
+    served: Mapping[AppName, ApplicationMemory] = field(default_factory=dict)
+    versions: Mapping[AppName, Mapping[int, ApplicationSpec]] = field(default_factory=dict)
+    """The last versions of each application, by number."""
     nodes: Mapping[NodeId, NodeRecord] = field(default_factory=dict)
     marks: Mapping[NodeId, MarkRecord] = field(default_factory=dict)
     assignments: Mapping[ReplicaId, Assignment] = field(default_factory=dict)
@@ -162,6 +186,22 @@ class Cluster:
     """Nodes that hold assignments or observed replicas but are not registered: since when, monotonic."""
     phase_since: Mapping[DeploymentKey, float] = field(default_factory=dict)
     """When the reader first saw the present phase, generation and progress of a deployment, monotonic."""
+    served_since: Mapping[AppName, float] = field(default_factory=dict)
+    """Since when the reader has seen the present version of an application serve, monotonic."""
+
+    def serving(self, app: AppName) -> ApplicationSpec | None:
+        """The version that the routes of an application lead to; what is asked while nothing else was ever ready."""
+        asked, memory = self.apps.get(app), self.served.get(app)
+        if asked is None:
+            return None
+        if memory is None or memory.generation < asked.value.reborn_at:
+            return asked.value
+        return self.versions.get(app, {}).get(memory.serving, asked.value)
+
+    def is_reborn(self, app: AppName, generation: int) -> bool:
+        """What was remembered at `generation` is of an application of that name that was deleted since."""
+        asked = self.apps.get(app)
+        return asked is not None and generation < asked.value.reborn_at
 
     def mark(self, node: NodeId) -> NodeMark:
         record = self.marks.get(node)

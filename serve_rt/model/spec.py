@@ -115,6 +115,10 @@ class ApplicationSpec:
     import_path: str = ""
     past_deploy_ids: tuple[str, ...] = ()
     """The deploys before this one, newest first: one that is asked again must not undo what came after it."""
+    reborn_at: int = 0
+    """Revision at which an application of this name was last deleted: what ran before is not part of this one."""
+    restores: int = 0
+    """The number of the version that a rollback asked for; 0: this was asked for by a deploy."""
     schema: int = 1
 
     def deployment(self, name: DeploymentName) -> DeploymentSpec | None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from serve_rt.errors import ConfigError
+from serve_rt.model.application import ApplicationMemory, AppVersion
 from serve_rt.model.cluster import Cluster, DeploymentMemory, LeaderRecord, MetaRecord, Versioned
 from serve_rt.model.ids import AppName, BlobDigest, DeploymentKey, DeploymentName, NodeId, ReplicaId, deployment_of
 from serve_rt.model.node import MarkRecord, NodeRecord
@@ -48,6 +49,8 @@ class Fold:
             "nodes": self._node,
             "marks": self._mark,
             "apps": self._app,
+            "served": self._served,
+            "versions": self._version,
             "deployments": self._deployment,
             "assign": self._assignment,
             "observed": self._observed,
@@ -58,7 +61,9 @@ class Fold:
     def restart(self, changes: Iterable[Change], revision: int, now: float) -> Cluster:
         """Everything is told anew (first list, or after a compaction); waits that still run keep their start."""
         before = self.cluster
-        self.cluster = Cluster(gone_since=before.gone_since, phase_since=before.phase_since)
+        self.cluster = Cluster(
+            gone_since=before.gone_since, phase_since=before.phase_since, served_since=before.served_since
+        )
         self._shards = {}
         return self._apply(changes, revision, now, before)
 
@@ -105,6 +110,18 @@ class Fold:
         spec = _decoded(change, ApplicationSpec)
         _set(self._map("apps"), AppName(app), Versioned(spec, change.mod_revision) if spec is not None else None)
 
+    def _served(self, rest: list[str], change: Change) -> None:
+        (app,) = rest
+        _set(self._map("served"), AppName(app), _decoded(change, ApplicationMemory))
+
+    def _version(self, rest: list[str], change: Change) -> None:
+        app, number = AppName(rest[0]), int(rest[1])
+        version, versions = _decoded(change, AppVersion), self._map("versions")
+        kept = {known: spec for known, spec in versions.get(app, {}).items() if known != number}
+        if version is not None:
+            kept[number] = version.spec
+        _set(versions, app, kept or None)
+
     def _deployment(self, rest: list[str], change: Change) -> None:
         _set(self._map("deployments"), _key(rest), _decoded(change, DeploymentMemory))
 
@@ -150,6 +167,10 @@ class Fold:
             self._fields["phase_since"] = {
                 key: _since(before, key, memory, now) for key, memory in self._now("deployments").items()
             }
+        if "served" in self._fields or before is not self.cluster:
+            self._fields["served_since"] = {
+                app: _served_since(before, app, memory, now) for app, memory in self._now("served").items()
+            }
 
     def _now(self, name: str) -> Any:
         return self._fields.get(name, getattr(self.cluster, name))
@@ -176,6 +197,11 @@ def _since(before: Cluster, key: DeploymentKey, memory: DeploymentMemory, now: f
     if old is not None and (old.phase, old.generation, old.progress) == standing:
         return before.phase_since.get(key, now)
     return now
+
+
+def _served_since(before: Cluster, app: AppName, memory: ApplicationMemory, now: float) -> float:
+    old = before.served.get(app)
+    return before.served_since.get(app, now) if old is not None and old.serving == memory.serving else now
 
 
 def _decoded(change: Change, kind: type[T]) -> T | None:

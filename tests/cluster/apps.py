@@ -156,6 +156,8 @@ BAD_ECHO = Raises.options(name="Echo")
 
 KINDS = {
     "echo": Echo,
+    "front": Echo.options(name="Front"),
+    "bad_front": Raises.options(name="Front"),
     "bad_echo": BAD_ECHO,
     "raises": Raises,
     "exits": ExitsAtOnce,

@@ -51,7 +51,11 @@ class _Teller:
         self.world.add_node(record)
         return []
 
-    def _deploy(self, app: str, version: str = "v1", replicas: str = "1", **options: str) -> list[str]:
+    def _deploy(
+        self, app: str, version: str = "v1", replicas: str = "1", ingress: str = "d", inner: str = "", prefix: str = "",
+        **options: str,
+    ) -> list[str]:  # fmt: skip
+        """`inner=x:v1,y:v2`: further deployments that the ingress calls."""
         resources = Resources(
             milli_cpu=int(float(options.pop("cpu", "1")) * 1000),
             memory_bytes=int(options.pop("memory_mib", "0")) << 20,
@@ -63,8 +67,11 @@ class _Teller:
         knobs = {f.name for f in fields(AutoscalingOptions)} & labels.keys()
         auto = AutoscalingOptions(**{name: json.loads(labels.pop(name)) for name in knobs}) if knobs else None
         plain |= {"num_replicas": int(replicas)}
-        spec = deployment_spec("d", version, resources=resources, labels=labels, autoscaling=auto, **plain)
-        self.world.deploy(application(app, spec, deploy_id=f"{app}{self.world.revision}"))
+        spec = deployment_spec(ingress, version, resources=resources, labels=labels, autoscaling=auto, **plain)
+        called = [deployment_spec(*one.split(":")) for one in inner.split(",") if one]
+        self.world.deploy(
+            application(app, spec, *called, deploy_id=f"{app}{self.world.revision}", prefix=prefix or f"/{app}")
+        )
         return []
 
     def _delete(self, app: str) -> list[str]:
@@ -129,6 +136,14 @@ class _Teller:
         self.world.settings = ControlSettings(surge=False)
         return []
 
+    def _routes(self, app: str) -> list[str]:
+        serving = self.world.cluster.serving(AppName(app))
+        return [f"{app}: none"] if serving is None else [f"{app}: {serving.route_prefix} leads to {serving.ingress}"]
+
+    def _nohandover(self) -> list[str]:
+        self.world.settings = ControlSettings(handover=False)
+        return []
+
     def _plan(self) -> list[str]:
         return self._told(self.world.plan())
 
@@ -173,6 +188,7 @@ class _Teller:
         """Replica ids are random letters: here they are numbered in the order they appear."""
 
         def number(match: re.Match[str]) -> str:
-            return self._names.setdefault(match[0], f"{match[1]}#{len(self._names) + 1}")
+            named = match[1] if match[2] == "d" else f"{match[1]}.{match[2]}"
+            return self._names.setdefault(match[0], f"{named}#{len(self._names) + 1}")
 
-        return re.sub(r"\b(\w+)#d#[a-z]{6}\b", number, line).replace("#d ", " ")
+        return re.sub(r"\b(\w+)#(\w+)#[a-z]{6}\b", number, line).replace("#d ", " ")

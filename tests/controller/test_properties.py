@@ -8,14 +8,14 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from serve_rt.controller.plan import DrainAssignment, PublishRoute
+from serve_rt.controller.plan import DrainAssignment, PublishRoute, SaveApplication
 from serve_rt.controller.settings import ControlSettings
 from serve_rt.model.cluster import RolloutPhase
-from serve_rt.model.ids import NodeId
+from serve_rt.model.ids import NodeId, deployment_of
 from serve_rt.model.node import NodeMark
 from serve_rt.model.replica import ReplicaState
 from serve_rt.model.resources import Resources
-from serve_rt.model.spec import Placement
+from serve_rt.model.spec import ApplicationSpec, Placement
 from tests.controller.world import World, application, deployment_spec, node_record
 
 NODES = ("a", "b", "c", "d")
@@ -39,7 +39,16 @@ def events(draw: st.DrawFn) -> list[tuple[str, tuple[Any, ...]]]:
     version = st.sampled_from(["v1", "v2", "v3", "bad"])
     one = st.one_of(
         st.tuples(
-            st.just("deploy"), st.tuples(app, version, st.integers(0, 4), resources(), st.sampled_from(list(Placement)))
+            st.just("deploy"),
+            st.tuples(
+                app,
+                version,
+                st.integers(0, 4),
+                resources(),
+                st.sampled_from(list(Placement)),
+                st.sampled_from(["d", "d", "other"]),
+                st.sampled_from([(), (), ("called",)]),
+            ),
         ),
         st.tuples(st.just("delete"), st.tuples(app)),
         st.tuples(st.just("lose"), st.tuples(node)),
@@ -65,9 +74,9 @@ def a_world() -> World:
 def happen(world: World, event: str, arguments: tuple[Any, ...]) -> None:
     match event:
         case "deploy":
-            app, version, n, asked, placement = arguments
-            spec = deployment_spec("d", version, num_replicas=n, resources=asked, placement=placement)
-            world.deploy(application(app, spec))
+            app, version, n, asked, placement, ingress, inner = arguments
+            spec = deployment_spec(ingress, version, num_replicas=n, resources=asked, placement=placement)
+            world.deploy(application(app, spec, *(deployment_spec(name, version, num_replicas=n) for name in inner)))
         case "delete":
             world.delete_app(*arguments)
         case "lose" if arguments[0] in world.cluster.nodes:
@@ -100,8 +109,11 @@ def test_nothing_is_promised_twice_and_all_ends_well(history: list[tuple[str, tu
         happen(world, event, arguments)
         world.check_safety()
         check_floor(world)
+        check_handover(world)
 
     heal(world)
+    world.settle()
+    world.now += world.settings.handover_linger_s
     world.settle()
 
     assert not world.plan(), "settled means an empty plan"
@@ -114,23 +126,41 @@ def check_floor(world: World) -> None:
     drained = {a.assignment.replica_id for a in plan.actions if isinstance(a, DrainAssignment)}
     routes = {a.route.key: a.route for a in plan.actions if isinstance(a, PublishRoute)}
     for key, memory in world.cluster.deployments.items():
-        app = world.cluster.apps.get(key.app)
-        if app is None or app.value.deleting or app.value.deployment(key.deployment) is None:
+        app, served = world.cluster.apps.get(key.app), world.cluster.serving(key.app)
+        if app is None or served is None or app.value.deleting or memory.generation < app.value.reborn_at:
             continue
-        spec = app.value.deployment(key.deployment)
-        assert spec is not None
+        needed = [spec for version in (app.value, served) if (spec := version.deployment(key.deployment)) is not None]
+        if not needed:
+            continue
         serving = {
             r.replica_id
             for r in getattr(world.cluster.routes.get(key), "replicas", ())
             if confirmed_ready(world, r.replica_id)
         }
         taken = serving & drained
-        wanted = min(spec.options.num_replicas, memory.target.options.num_replicas)
-        floor = max(0, wanted - spec.options.max_unavailable)
+        wanted = min(memory.target.options.num_replicas, *(spec.options.num_replicas for spec in needed))
+        floor = max(0, wanted - memory.target.options.max_unavailable)
         assert not taken or len(serving - drained) >= floor, (serving, drained)
         after = routes.get(key)
         if after is not None:
             assert {r.replica_id for r in after.replicas} >= serving - drained
+
+
+def check_handover(world: World) -> None:
+    """Routes that lead to somebody are not moved to nobody."""
+    for action in world.plan().actions:
+        if not isinstance(action, SaveApplication) or (app := world.cluster.apps[action.memory.app].value).reborn_at:
+            continue
+        before = world.cluster.serving(app.name)
+        after = world.cluster.versions.get(app.name, {}).get(action.memory.serving, app)
+        if before is not None and before.ingress != after.ingress and serve(world, before):
+            asked_none = after.deployment(after.ingress).options.num_replicas == 0  # type: ignore[union-attr]  # it has one
+            assert serve(world, after) or asked_none
+
+
+def serve(world: World, app: ApplicationSpec) -> bool:
+    members = (o.replica_id for o in world.cluster.observed.values() if deployment_of(o.replica_id).app == app.name)
+    return any(confirmed_ready(world, r) for r in members if deployment_of(r).deployment == app.ingress)
 
 
 def confirmed_ready(world: World, replica: object) -> bool:
@@ -153,12 +183,15 @@ def check_desired(world: World) -> None:
     for name, app in cluster.apps.items():
         assert not app.value.deleting, f"{name} is deleted and still there"
         for spec in app.value.deployments:
+            served = cluster.served[name]
+            if served.refused and cluster.versions[name][served.serving].deployment(spec.name) is None:
+                continue  # only the refused version has it
             memory = next(m for m in cluster.deployments.values() if (m.app, m.deployment) == (name, spec.name))
             mine = [a for a in world.members(name) if a.key.deployment == spec.name]
             if memory.pending:
                 continue  # more was asked for than there is
             assert len(mine) == memory.target.options.num_replicas
-            assert world.ready(name) == len(mine)
+            assert world.ready(name, spec.name) == len(mine)
             rolled = memory.phase is RolloutPhase.ROLLED_BACK
             assert memory.phase is RolloutPhase.STEADY or rolled, memory.phase
             assert {a.spec.version for a in mine} <= {memory.target.version}

@@ -17,13 +17,17 @@ from serve_rt.controller.plan import (
     DeleteAssignment,
     DeleteObserved,
     DrainAssignment,
+    ForgetApplication,
     Plan,
     PublishRoute,
     RemoveApp,
     RemoveDeployment,
     RemoveRoute,
+    RemoveVersion,
     RewriteAssignment,
+    SaveApplication,
     SaveDeployment,
+    SaveVersion,
 )
 from serve_rt.controller.reconcile import reconcile
 from serve_rt.controller.scaling import Scaling
@@ -49,7 +53,8 @@ def deployment_spec(name: str = "d", version: str = "v1", **options: object) -> 
 
 
 def application(name: str, *specs: DeploymentSpec, deploy_id: str = "d1", prefix: str | None = None) -> ApplicationSpec:
-    return ApplicationSpec(AppName(name), deploy_id, specs[0].name, specs, route_prefix=prefix or f"/{name}")
+    """The first one is the ingress; as in real records, those that are called stand before those that call them."""
+    return ApplicationSpec(AppName(name), deploy_id, specs[0].name, specs[::-1], route_prefix=prefix or f"/{name}")
 
 
 def node_record(
@@ -117,6 +122,11 @@ class World:
         self.put(KEYS.node(record.node_id), record)
 
     def deploy(self, app: ApplicationSpec) -> None:
+        """As the API writes it: over a record that says "deleting" a new life begins."""
+        before = self.cluster.apps.get(app.name)
+        if before is not None and not app.deleting:
+            reborn_at = before.mod_revision if before.value.deleting else before.value.reborn_at
+            app = replace(app, reborn_at=reborn_at)
         self.put(KEYS.app(app.name), app)
 
     def delete_app(self, name: str) -> None:
@@ -151,6 +161,16 @@ class World:
 
     def carry_out(self, action: Action) -> None:
         match action:
+            case SaveVersion(v):
+                self.put(KEYS.version(v.spec.name, v.number), v)
+            case SaveApplication(served):
+                self.put(KEYS.served(served.app), served)
+            case RemoveVersion(app, number):
+                self.delete(KEYS.version(app, number))
+            case ForgetApplication(app):
+                self.delete(KEYS.served(app))
+                for number in self.cluster.versions.get(app, {}):
+                    self.delete(KEYS.version(app, number))
             case SaveDeployment(m):
                 self.put(KEYS.deployment(m.app, m.deployment), m)
             case CreateAssignment(a) | RewriteAssignment(a) | DrainAssignment(a):
