@@ -173,6 +173,10 @@ class QueueTimeoutError(RequestError, TimeoutError):
     outcome = Outcome.NOT_STARTED
 
 
+class DeadlineUnreachableError(QueueTimeoutError):
+    """The requests ahead in the queue leave no time for this one before its deadline; nothing was started."""
+
+
 class DeploymentUnavailableError(RequestError):
     """The deployment failed to deploy, is being deleted, or does not exist any more."""
 

@@ -34,6 +34,8 @@ class Protection(enum.Enum):
     """A router drops a replica whose stream broke before it is told so."""
     LAME_DUCK = "lame-duck"
     """A proxy worker that is replaced answers what its connections still ask."""
+    SHED_LATE = "shed-late"
+    """A request that the queue cannot serve before its deadline is refused at once."""
     SURGE = "surge"
     """A new version is ready before an old replica is touched."""
 

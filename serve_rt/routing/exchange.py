@@ -51,6 +51,7 @@ class Exchange:
         "opened",
         "queue_timer",
         "request",
+        "reserved_s",
         "retried",
     )
 
@@ -62,6 +63,8 @@ class Exchange:
         self.link: Link | None = None
         """Of the latest attempt; a retry goes elsewhere."""
         self.retried = False
+        self.reserved_s = 0.0
+        """When it got the slot it had waited for; 0.0 for one that never waited."""
         self.queue_timer: asyncio.TimerHandle | None = None
         self._deadline_timer: asyncio.TimerHandle | None = None
         self._router = router
@@ -222,6 +225,8 @@ class Exchange:
         self._forget_what_cannot_be_replayed()
 
     def on_part(self, part: pb.Head | pb.Data) -> None:
+        if self.reserved_s and not self._answer_began:
+            self._router.answer_began(self)
         self._answer_began = True
         self._parts.append(part)
         self._wake_reader()

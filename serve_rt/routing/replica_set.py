@@ -69,6 +69,10 @@ class ReplicaSet:
         live = [link.counters() for link in (*self._links.values(), *self._retired)]
         return {name: self._past[name] + sum(counts[name] for counts in live) for name in COUNTERS}
 
+    def slots(self) -> int:
+        """What the replicas in rotation can run at a time, for all their callers together."""
+        return sum(link.stream.capacity for link in self._links.values() if link.stream is not None)
+
     def reserved(self) -> int:
         return sum(link.reserved for link in (*self._links.values(), *self._retired))
 

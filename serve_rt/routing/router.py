@@ -13,10 +13,12 @@ import time
 from collections.abc import Callable
 
 from serve_rt.aio import TaskOwner
+from serve_rt.config.protections import Protection, enabled
 from serve_rt.credentials import ClusterToken
 from serve_rt.errors import (
     BackPressureError,
     DeadlineExceededError,
+    DeadlineUnreachableError,
     DeploymentUnavailableError,
     Outcome,
     QueueTimeoutError,
@@ -26,6 +28,7 @@ from serve_rt.errors import (
 from serve_rt.model.ids import DeploymentKey
 from serve_rt.model.routes import Availability, DeploymentRoute, ReplicaRoute
 from serve_rt.routing.exchange import Exchange
+from serve_rt.routing.forecast import Quickest, earliest_answer_s
 from serve_rt.routing.link import Link
 from serve_rt.routing.outgoing import Outgoing
 from serve_rt.routing.replica_set import ReplicaSet
@@ -47,6 +50,7 @@ class Router:
         self._budget = RetryBudget()
         self._arrivals = itertools.count()
         self._assigning = False
+        self._quickest = Quickest()
 
         def connect(route: ReplicaRoute) -> Link:
             return Link(route, cluster, token, client, self, tasks)
@@ -120,11 +124,30 @@ class Router:
             status = route.backpressure_status if route is not None else 503
             retry_after_s = route.backpressure_retry_after_s if route is not None else None
             raise BackPressureError(len(self._line), limit, status, retry_after_s)
+        if self._cannot_make_it(exchange, len(self._line)):
+            raise self._too_late(exchange)
         self._line.push(exchange)
         timeout_s = exchange.request.queue_timeout_s
         loop = asyncio.get_running_loop()
         exchange.queue_timer = loop.call_later(timeout_s, self._queue_timeout, exchange)
         self._cry_if_starved()
+
+    def _cannot_make_it(self, exchange: Exchange, ahead: int) -> bool:
+        deadline = exchange.request.deadline
+        if deadline is None or not enabled(Protection.SHED_LATE):
+            return False
+        now = time.monotonic()
+        fastest_s = self._quickest.fastest_s(now)
+        slots = self._replicas.slots() if ahead else 1
+        if not fastest_s or not slots:  # nothing is known, or nobody is there now: who comes may be in time
+            return False
+        return now + earliest_answer_s(ahead, slots, fastest_s) > deadline
+
+    def _too_late(self, exchange: Exchange) -> DeadlineUnreachableError:
+        return DeadlineUnreachableError(
+            f"{self.key} cannot answer request {exchange.request.request_id} before its deadline: {len(self._line)} "
+            "others wait. Send less, allow more time, or add replicas."
+        )
 
     def _cry_if_starved(self) -> None:
         """Requests wait and there is nobody to wait for: whoever scales must hear of it now."""
@@ -162,7 +185,7 @@ class Router:
                 link = self._replicas.choose(elsewhere, exchange.request.multiplexed_model_id)
                 if link is not None:
                     self._line.remove(exchange)
-                    self._reserve(exchange, link)
+                    self._reserve_for_waiting(exchange, link)
                 elif exchange.retried and self._replicas.choose() is not None:
                     self._line.remove(exchange)  # only the replica it must not return to is free: the next may use it
                     passed_over.append(exchange)
@@ -172,6 +195,13 @@ class Router:
             self._assigning = False
             for exchange in passed_over:
                 self._line.push(exchange)
+
+    def _reserve_for_waiting(self, exchange: Exchange, link: Link) -> None:
+        if self._cannot_make_it(exchange, 0):
+            exchange.fail(self._too_late(exchange))
+        else:
+            exchange.reserved_s = time.monotonic()
+            self._reserve(exchange, link)
 
     def _reserve(self, exchange: Exchange, link: Link) -> None:
         if link.stream is None:  # only with LOCAL_EJECT off: the negative control sends into the void
@@ -205,6 +235,11 @@ class Router:
             loop = asyncio.get_running_loop()
             exchange.queue_timer = loop.call_later(exchange.request.queue_timeout_s, self._queue_timeout, exchange)
         self._cry_if_starved()
+
+    def answer_began(self, exchange: Exchange) -> None:
+        """One that had to wait gets its answer: told for the forecast."""
+        now = time.monotonic()
+        self._quickest.answered(now - exchange.reserved_s, now)
 
     def stream_broke(self, exchange: Exchange, outcome: Outcome) -> None:
         attempted = Attempted(

@@ -9,6 +9,7 @@ import asyncio
 import json
 import os
 import random
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -138,8 +139,30 @@ def one_at_a_time(options: dict[str, Any], work_s: float = 0.02) -> serve.Applic
     return serve.deployment(OneAtATime).options(**options).bind(work_s)
 
 
+class Timed:
+    """Notes of each request whether it began after its time (`late`), and whether it came to its end."""
+
+    def __init__(self, ledger: str, work_s: float, allowed_s: float) -> None:
+        self.ledger = os.open(ledger, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        self.work_s = work_s
+        self.allowed_s = allowed_s
+
+    async def __call__(self, request: Request) -> Response:
+        query = request.query_params
+        nonce, late = query["nonce"], time.monotonic() - float(query["sent"]) > self.allowed_s
+        os.write(self.ledger, f"{'late' if late else 'begun'} {nonce}\n".encode())
+        await asyncio.sleep(self.work_s)
+        os.write(self.ledger, f"done {nonce}\n".encode())
+        return JSONResponse({"nonce": nonce, "pid": os.getpid()})
+
+
+def timed(options: dict[str, Any], **arguments: Any) -> serve.Application:
+    return serve.deployment(Timed).options(**options).bind(**arguments)
+
+
 BUILDERS: dict[str, Callable[..., serve.Application]] = {
     "chain": chain,
     "suicidal": suicidal,
     "one_at_a_time": one_at_a_time,
+    "timed": timed,
 }

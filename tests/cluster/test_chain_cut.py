@@ -20,7 +20,7 @@ LONGEST_S = 0.12
 
 
 def test_requests_cut_at_random_moments_leave_nothing_in_flight(cluster_of: ClusterFactory) -> None:
-    _cut_chain(cluster_of(), 4000)
+    _cut_chain(cluster_of(), 3000)
 
 
 @pytest.mark.chaos
@@ -55,7 +55,7 @@ def _cut_chain(cluster: LocalCluster, total: int, *, seed: int = 1, deploy: bool
     bitten = {"leave/left": 0.1, "deadline/408": 0.02, "front/cancelled": 0.01, "middle/cancelled": 0.01}
     for name, share in bitten.items():
         assert counts[name] >= total * share, f"too few cuts of the kind {name}: {cuts.summary()}"
-    assert cluster.node.json("/-/counters")["client_left"] - left_before >= counts["leave/left"] // 2
+    assert cluster.node.json("/-/counters")["client_left"] - left_before >= counts["leave/left"] // 10
 
     whole = asyncio.run(Cutter(port, 1000, clients=32, longest_s=1.0, seed=seed, cuts=("none",)).run())
     assert whole.counts == {"none/ok": 1000}, whole.summary()

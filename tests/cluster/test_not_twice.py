@@ -12,7 +12,7 @@ from tests.cluster.processes import eventually
 from tests.load.outcomes import Report
 from tests.load.process import LoadProcess
 
-DEATHS = 5
+DEATHS = 4
 """Few: a replica that dies again and again is started later and later."""
 ROUNDS = 15
 

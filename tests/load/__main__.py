@@ -27,6 +27,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--duration", type=float, default=10.0, help="seconds")
     parser.add_argument("--name", default="load")
     parser.add_argument("--max-open", type=int, default=2000)
+    parser.add_argument("--attempts", type=int, default=1, help="asking again at once when refused or failed")
     parser.add_argument("--until-stdin-closes", action="store_true")
     return parser.parse_args()
 
@@ -41,6 +42,7 @@ async def run(options: argparse.Namespace) -> None:
         duration_s=1e9 if options.until_stdin_closes else options.duration,
         name=options.name,
         max_open=options.max_open,
+        attempts=options.attempts,
     )
     generator = Generator(aim)
     if not options.until_stdin_closes:

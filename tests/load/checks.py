@@ -7,6 +7,7 @@ The applications that answer like this are in `tests/cluster/apps.py`.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -106,11 +107,17 @@ def slow_stream(path: str = "/") -> Shooter:
     return lambda nonce: Shot(nonce, f"{path}?nonce={nonce}&{query}", judge_stream)
 
 
+def timed(path: str = "/") -> Shooter:
+    """Tells the application when it was sent, on the machine's monotonic clock."""
+    return lambda nonce: Shot(nonce, f"{path}?nonce={nonce}&sent={time.monotonic():.4f}", judge_echo)
+
+
 SHOOTERS: Mapping[str, Callable[[str], Shooter]] = {
     "echo": echo,
     "echo_post": echo_post,
     "fresh": fresh,
     "slow_stream": slow_stream,
     "stream": stream,
+    "timed": timed,
 }
 """By name, for the command line."""

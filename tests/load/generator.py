@@ -31,6 +31,8 @@ class Aim:
     duration_s: float = 1e9
     name: str = "load"
     max_open: int = 2000
+    attempts: int = 1
+    """A rude client: asks again at once, so often in all, when it is refused or fails."""
 
 
 class Generator:
@@ -91,17 +93,20 @@ class Generator:
         loop = asyncio.get_running_loop()
         sent_s = loop.time() - start
         verdict, reason, status, pid, version = Verdict.HANG, "no complete answer in time", 0, 0, ""
+        attempts = 0
         try:
             async with asyncio.timeout_at(start + due_s + self._aim.deadline_s + GRACE_S):
-                status, verdict, reason, pid, version = await self._ask(nonce)
+                while verdict is not Verdict.OK and attempts < self._aim.attempts:
+                    attempts += 1
+                    status, verdict, reason, pid, version = await self._ask(nonce)
         except TimeoutError:
-            pass
+            verdict = Verdict.HANG
         except BrokenAnswer as error:
             verdict, reason = Verdict.FAILED, str(error)
         except OSError as error:
             verdict, reason = Verdict.FAILED, f"connect: {type(error).__name__}"
         end_s = loop.time() - start
-        self._records.append(Record(nonce, due_s, sent_s, end_s, verdict, reason, status, pid, version))
+        self._records.append(Record(nonce, due_s, sent_s, end_s, verdict, reason, status, pid, version, attempts))
 
     async def _ask(self, nonce: str) -> tuple[int, Verdict, str, int, str]:
         shot = self._aim.shooter(nonce)

@@ -37,6 +37,7 @@ class Record:
     status: int = 0
     pid: int = 0
     version: str = ""
+    attempts: int = 1
 
     @property
     def latency_s(self) -> float:

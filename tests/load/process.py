@@ -38,10 +38,12 @@ class LoadProcess:
         host: str = "127.0.0.1",
         name: str = "load",
         max_open: int = 2000,
+        attempts: int = 1,
     ) -> None:
         self._command = [sys.executable, "-m", "tests.load", "--host", host, "--port", str(port), "--shooter", shooter]
         self._command += ["--path", path, "--rate", str(rate_per_s / processes), "--deadline", str(deadline_s)]
-        self._command += ["--name", name, "--max-open", str(max_open), "--until-stdin-closes"]
+        self._command += ["--name", name, "--max-open", str(max_open), "--attempts", str(attempts)]
+        self._command += ["--until-stdin-closes"]
         self._count = processes
         self._deadline_s = deadline_s
         self._children: list[subprocess.Popen[str]] = []
