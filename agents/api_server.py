@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Any
@@ -27,7 +26,7 @@ from serve_rt.agents.observations import Observations
 from serve_rt.agents.replica_logs import Follower
 from serve_rt.agents.supervisor import Supervisor
 from serve_rt.agents.version import software
-from serve_rt.aio import TaskOwner, cancel_and_wait
+from serve_rt.aio import Clock, TaskOwner, cancel_and_wait
 from serve_rt.config.protections import Protection, enabled
 from serve_rt.controller.status import build_nodes, build_status
 from serve_rt.credentials import control_channel
@@ -63,13 +62,15 @@ class AgentService:
         launcher: LauncherLink,
         leave: Callable[[bool, float], str],
         restart_proxies: Callable[[], Any],
+        clock: Clock,
     ) -> None:
         self._node, self._mirror, self._leader, self._feed = node, mirror, leader, feed
         self._blobs, self._supervisor, self._observations = blobs, supervisor, observations
         self._launcher = launcher
         self._leave = leave
         self._restart_proxies = restart_proxies
-        self._demand = DemandBook(time.monotonic())
+        self._clock = clock
+        self._demand = DemandBook(clock.monotonic())
 
     # --- changes --------------------------------------------------------------------------------------------------
 
@@ -89,7 +90,7 @@ class AgentService:
 
     async def status(self, request: pb.StatusRequest, context: Context) -> pb.StatusReply:
         self._need_store()
-        status = build_status(self._mirror.cluster, time.time(), self._mirror.age_s)
+        status = build_status(self._mirror.cluster, self._clock.wall(), self._mirror.age_s)
         if request.app:
             if request.app not in status.applications:
                 raise NotFoundError(f"there is no application {request.app!r}")
@@ -129,10 +130,10 @@ class AgentService:
             async for table in self._feed.subscribe():
                 yield pb.FeedUpdate(table=table)
         finally:
-            self._demand.left(request.subscriber, time.monotonic())
+            self._demand.left(request.subscriber, self._clock.monotonic())
 
     async def report_demand(self, request: pb.DemandReport, context: Context) -> pb.DemandReply:
-        self._demand.take(request, time.monotonic())
+        self._demand.take(request, self._clock.monotonic())
         return pb.DemandReply()
 
     # --- blobs ----------------------------------------------------------------------------------------------------
@@ -231,7 +232,7 @@ class AgentService:
 
     def _report(self, *, refused: bool) -> pb.AssignReport:
         seen = self._supervisor.high_water
-        now = time.monotonic()
+        now = self._clock.monotonic()
         return pb.AssignReport(
             highest_epoch=seen.epoch,
             applied_revision=seen.revision,

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -66,7 +65,7 @@ class Keeper:
         self._dead = asyncio.Event()
         self._reconfiguring = False
         self._died_at_revision = 0
-        self._since_wall = time.time()
+        self._since_wall = self._clock.wall()
 
     @property
     def replica_id(self) -> ReplicaId:
@@ -359,7 +358,7 @@ class Keeper:
     def _set(self, record: Record) -> None:
         before, self.record = self.record, record
         if before.state is not record.state:
-            self._since_wall = time.time()
+            self._since_wall = self._clock.wall()
         self._saved_change()
 
     def _saved_change(self) -> None:

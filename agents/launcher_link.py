@@ -23,13 +23,15 @@ from serve_rt.errors import ServeException, UnavailableError
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 CALL_S = 30.0
+Connect = Callable[[StateDir], Awaitable[LauncherClient]]
+"""Connects to the node's launcher, starting one if there is none."""
 
 
 class LauncherLink:
     """*Resources*: `close()` ends the line; the launcher and its children go on. `shutdown()` ends the launcher."""
 
-    def __init__(self, state: StateDir) -> None:
-        self._state = state
+    def __init__(self, state: StateDir, connect: Connect = LauncherClient.connect) -> None:
+        self._state, self._connect = state, connect
         self._client: LauncherClient | None = None
         self._connected = asyncio.Event()
         self._told: set[tuple[str, int]] = set()
@@ -40,7 +42,7 @@ class LauncherLink:
 
     async def start(self) -> tuple[Handle, ...]:
         """Connect (starting a launcher if there is none); what it runs."""
-        self._client = await LauncherClient.connect(self._state)
+        self._client = await self._connect(self._state)
         self._connected.set()
         return await self._client.handles()
 
@@ -153,7 +155,7 @@ class LauncherLink:
         backoff = Backoff(0.05, 2.0)
         while True:
             try:
-                client = await LauncherClient.connect(self._state)
+                client = await self._connect(self._state)
                 handles = await client.handles()
                 for host, port, slots in self._sockets:
                     await client.bind_http(host, port, slots)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from typing import Any
 
 import grpc.aio
@@ -37,7 +36,7 @@ class LeaderCalls:
 
         *Errors*: what the leader raised; UnavailableError when none was there within WAIT_FOR_LEADER_S.
         """
-        deadline = time.monotonic() + WAIT_FOR_LEADER_S
+        deadline = asyncio.get_running_loop().time() + WAIT_FOR_LEADER_S
         reason = "there is none"
         while True:
             leader = await self._leader(deadline, reason)
@@ -47,13 +46,13 @@ class LeaderCalls:
                 reason = f"{leader.address} says it is not: {error}"
             except UnavailableError as error:
                 reason = f"{leader.address} does not answer: {error}"
-            if time.monotonic() >= deadline:
+            if asyncio.get_running_loop().time() >= deadline:
                 raise UnavailableError(_no_leader(reason))
             await asyncio.sleep(_PAUSE_S)
 
     async def _leader(self, deadline: float, reason: str) -> LeaderRecord:
         try:
-            left_s = max(0.0, deadline - time.monotonic())
+            left_s = max(0.0, deadline - asyncio.get_running_loop().time())
             cluster = await self._mirror.wait_for(lambda cluster: cluster.leader is not None, left_s)
         except DeadlineExceededError as error:
             raise UnavailableError(_no_leader(reason)) from error

@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import time
 from collections.abc import Iterable
 
 import grpc
@@ -54,12 +53,13 @@ class Parts:
         self, node: ThisNode, launcher: LauncherLink, children: Children, clock: Clock, tasks: TaskOwner
     ) -> None:
         self.node, self._launcher, self._children, self._tasks = node, launcher, children, tasks
+        self._clock = clock
         keys = Keys(node.cluster)
         self.store = EtcdClient(node.etcd.endpoints, tls=tls_of(node.etcd))
         self.mirror = Mirror(self.store, keys, clock=clock)
         self.memory = AgentMemory(node.state)
-        self._started_at_s = time.time()
-        self.registration = Registration(self.store, keys, node, self._node_record)
+        self._started_at_s = clock.wall()
+        self.registration = Registration(self.store, keys, node, self._node_record, clock=clock)
         self.observations = Observations(self.registration)
         self.feed = Feed(node.state, node.cluster, node.node_id)
         self.blobs = BlobStore(node.state, node.token, self._blob_holders, self.observations.blob_stored)
@@ -89,6 +89,7 @@ class Parts:
             self._launcher,
             ending.leave,
             self._restart_proxies,
+            self._clock,
         )
         return service_handler(pb.DESCRIPTOR.services_by_name["Agent"], service)
 
@@ -171,7 +172,7 @@ class Parts:
             replica_host=node.replica_host,
             highest_revision=self.supervisor.high_water.revision,
             started_at_s=self._started_at_s,
-            registered_since_s=time.time(),
+            registered_since_s=self._clock.wall(),
             software=software(),
             state_dir=str(node.state.path),
             hosts_etcd=node.hosts_etcd,

@@ -16,7 +16,7 @@ import grpc
 import grpc.aio
 
 from serve_rt.agents.node import ThisNode
-from serve_rt.aio import Backoff
+from serve_rt.aio import Backoff, Clock
 from serve_rt.credentials import control_channel
 from serve_rt.errors import ConflictError, EtcdError, SessionLostError
 from serve_rt.etcd import EtcdStore, Keys, Session
@@ -35,10 +35,17 @@ class Registration:
     """*Resources*: `leave()` gives the node id back; without it the lease stays for a successor, or expires."""
 
     def __init__(
-        self, store: EtcdStore, keys: Keys, node: ThisNode, record: Callable[[], NodeRecord], lease_s: int = LEASE_S
+        self,
+        store: EtcdStore,
+        keys: Keys,
+        node: ThisNode,
+        record: Callable[[], NodeRecord],
+        lease_s: int = LEASE_S,
+        clock: Clock | None = None,
     ) -> None:
         self._store, self._keys, self._node, self._record = store, keys, node, record
         self._lease_s = lease_s
+        self._clock = clock
         self._session: Session | None = None
         self._writer: NodeWriter | None = None
         self.registered = asyncio.Event()
@@ -51,7 +58,7 @@ class Registration:
 
     async def register(self) -> None:
         """*Errors*: ConflictError when somebody else lives under this node id; EtcdError."""
-        session = await Session.open(self._store, self._lease_s)
+        session = await Session.open(self._store, self._lease_s, clock=self._clock)
         try:
             writer = NodeWriter(self._store, self._keys, self._node.node_id, session.lease)
             await self._take(writer)

@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from serve_rt.aio import SystemClock, TaskOwner, cancel_and_wait
+from serve_rt.aio import Clock, SystemClock, TaskOwner, cancel_and_wait
 from serve_rt.controller.api_server import ControllerService
 from serve_rt.controller.election import stand_for_ever
 from serve_rt.controller.loop import ControlLoop
@@ -64,10 +64,15 @@ async def _run(start: ControllerStart) -> int:
 
 
 async def serve_candidate(
-    start: ControllerStart, store: EtcdStore, tasks: TaskOwner, stack: AsyncExitStack, settings: ControlSettings
+    start: ControllerStart,
+    store: EtcdStore,
+    tasks: TaskOwner,
+    stack: AsyncExitStack,
+    settings: ControlSettings,
+    clock: Clock | None = None,
 ) -> tuple[asyncio.Task[Any], str]:
     """Start the mirror, the service and the candidacy; the candidacy's task (cancel it to resign), our address."""
-    clock, keys = SystemClock(), Keys(start.cluster)
+    clock, keys = clock or SystemClock(), Keys(start.cluster)
     token = ClusterToken.read(Path(start.token_path))
     mirror = Mirror(store, keys, clock=clock)
     tasks.start_eternal(mirror.run(), name="mirror")

@@ -3,7 +3,22 @@
 Today: one secret token per cluster over loopback. Mutual TLS with roles will change this package and no other.
 """
 
-from serve_rt.credentials.channels import control_channel, control_server, stream_channel, stream_server
+from serve_rt.credentials.channels import (
+    ControlWire,
+    control_channel,
+    control_server,
+    simulated_wire,
+    stream_channel,
+    stream_server,
+)
 from serve_rt.credentials.token import ClusterToken
 
-__all__ = ["ClusterToken", "control_channel", "control_server", "stream_channel", "stream_server"]
+__all__ = [
+    "ClusterToken",
+    "ControlWire",
+    "control_channel",
+    "control_server",
+    "simulated_wire",
+    "stream_channel",
+    "stream_server",
+]

@@ -12,7 +12,8 @@ stream's Hello, checked by serve_rt.transport.server.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from contextvars import ContextVar
+from typing import Any, Protocol
 
 import grpc
 import grpc.aio
@@ -41,8 +42,22 @@ def _message_limit(limit_bytes: int) -> tuple[tuple[str, Any], ...]:
     return (("grpc.max_send_message_length", limit_bytes), ("grpc.max_receive_message_length", limit_bytes))
 
 
+class ControlWire(Protocol):
+    """What control calls travel on. The real one is gRPC over TCP; a simulation has its own."""
+
+    def channel(self, address: str) -> grpc.aio.Channel: ...
+
+    def server(self) -> grpc.aio.Server: ...
+
+
+simulated_wire: ContextVar[ControlWire | None] = ContextVar("simulated wire", default=None)
+"""Set by a simulation in the contexts of its processes, by nobody else."""
+
+
 def control_channel(address: str, token: ClusterToken | None) -> grpc.aio.Channel:
     """A channel for Agent, Controller and Replica calls to `address` (host:port)."""
+    if (wire := simulated_wire.get()) is not None:
+        return wire.channel(address)
     options = (
         *_COMMON_CHANNEL,
         *_message_limit(CONTROL_MESSAGE_BYTES),
@@ -74,6 +89,8 @@ def stream_channel(address: str) -> grpc.aio.Channel:
 
 def control_server(token: ClusterToken) -> grpc.aio.Server:
     """A server whose every RPC needs the token. The caller adds handlers and the port."""
+    if (wire := simulated_wire.get()) is not None:
+        return wire.server()
     options = (*_COMMON_SERVER, *_message_limit(CONTROL_MESSAGE_BYTES))
     return grpc.aio.server(interceptors=(_TokenGuard(token),), options=options)
 

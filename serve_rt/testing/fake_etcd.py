@@ -2,6 +2,7 @@
 
     clock = ManualClock(); etcd = FakeEtcd(clock=clock); agent_link = etcd.peer()
     agent_link.unavailable = True   # this client is cut off; its leases go on expiring
+    agent_link.delay_s = lambda: 0.02; agent_link.watch_lag_s = 3.0   # this client is far away, or its watch behind
     etcd.stop(); etcd.start()       # the server is away; leases get their whole time again
     etcd.drop_replies(1)            # the next write is done, and its answer lost
     etcd.freeze(); etcd.wipe(); etcd.expire_lease(lease)
@@ -13,13 +14,17 @@ are in etcd_machine.py; this file is who can reach it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+import contextvars
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import replace
 
 from serve_rt.aio import Clock, SystemClock, TaskOwner, cancel_and_wait
 from serve_rt.errors import EtcdUnavailableError
 from serve_rt.etcd.values import Compare, Delete, EtcdStatus, Events, KeyValue, Put, Snapshot, TxnResult
 from serve_rt.testing.etcd_machine import EtcdMachine
+
+OnTxn = Callable[[str, Sequence[Compare], Sequence[Put | Delete], bool], None]
+"""Told of each transaction: which client asked, what, and whether it was done."""
 
 
 class _Server:
@@ -32,7 +37,9 @@ class _Server:
         self.lives = 0
         """How often it was stopped or wiped: a watch of an earlier life is broken."""
         self.changed = asyncio.Event()
+        self.on_txn: list[OnTxn] = []
         self._tasks = TaskOwner("fake etcd")
+        self._context = contextvars.copy_context()
 
     def notify(self) -> None:
         """Wake everybody who waits for a change; later waiters wait for the next one."""
@@ -47,7 +54,9 @@ class _Server:
             self.notify()
 
     def end_in_time(self, lease: int) -> None:
-        self._tasks.start(self._end_in_time(lease), name=f"lease {lease}")
+        """In the server's own context: a client that is simulated and stopped does not stop the server's clock."""
+        timer = self._end_in_time(lease)
+        self._context.copy().run(lambda: self._tasks.start(timer, name=f"lease {lease}"))
 
     async def _end_in_time(self, lease: int) -> None:
         """Somebody must delete a dead lease's keys even if nobody calls."""
@@ -67,7 +76,14 @@ class _Server:
 class FakeEtcd:
     """One client's view. *Resources*: `close()` ends the leases' timers if this client made the store."""
 
-    def __init__(self, *, clock: Clock | None = None, timeout_s: float = 5.0, _server: _Server | None = None) -> None:
+    def __init__(
+        self, *, clock: Clock | None = None, timeout_s: float = 5.0, name: str = "", _server: _Server | None = None
+    ) -> None:
+        self.name = name
+        self.delay_s: Callable[[], float] | None = None
+        """How long a call is on its way, there and back each."""
+        self.watch_lag_s = 0.0
+        """So much later this client's watches hear of anything."""
         self._owns_server = _server is None
         self._server = _server or _Server(clock or SystemClock())
         self._timeout_s = timeout_s
@@ -78,9 +94,18 @@ class FakeEtcd:
         self._interruptions = 0
         self._closed = False
 
-    def peer(self) -> FakeEtcd:
+    def peer(self, name: str = "") -> FakeEtcd:
         """Another client of the same store, with faults of its own."""
-        return FakeEtcd(timeout_s=self._timeout_s, _server=self._server)
+        return FakeEtcd(timeout_s=self._timeout_s, name=name, _server=self._server)
+
+    def on_txn(self, listener: OnTxn) -> None:
+        """For checks: told of every transaction of every client, when the store has decided it."""
+        self._server.on_txn.append(listener)
+
+    @property
+    def machine(self) -> EtcdMachine:
+        """The store itself, for checks: reading it is no call of anybody."""
+        return self._server.machine
 
     # --- faults of this client's link -------------------------------------------------------------------------------
 
@@ -97,6 +122,10 @@ class FakeEtcd:
     def freeze(self) -> None:
         """Calls hang until `thaw()` or their time limit, which the clock measures."""
         self._thawed.clear()
+        self._interrupt()
+
+    def break_watches(self) -> None:
+        """Its watches resume where they were, or with a Snapshot if the store has compacted that away."""
         self._interrupt()
 
     def thaw(self) -> None:
@@ -143,26 +172,21 @@ class FakeEtcd:
         return (await self._reach()).snapshot(prefix)
 
     async def put(self, key: str, value: bytes, *, lease: int = 0) -> int:
-        await self._apply([], [Put(key, value, lease)])
-        return self._server.machine.revision
+        return (await self._apply([], [Put(key, value, lease)]))[0].revision
 
     async def delete(self, key: str, *, prefix: bool = False) -> int:
-        _, deleted = await self._apply([], [Delete(key, prefix)])
-        return deleted
+        return (await self._apply([], [Delete(key, prefix)]))[1]
 
     async def txn(
         self, compares: Sequence[Compare], then: Sequence[Put | Delete], read_on_failure: Sequence[str] = ()
     ) -> TxnResult:
-        succeeded, _ = await self._apply(compares, then)
-        machine = self._server.machine
-        found = () if succeeded else tuple(kv for key in read_on_failure if (kv := machine.get(key)) is not None)
-        return TxnResult(succeeded, machine.revision, found)
+        return (await self._apply(compares, then, read_on_failure))[0]
 
     async def grant(self, ttl_s: int, lease_id: int = 0) -> int:
         machine = await self._reach(write=True)
         lease = machine.grant(ttl_s, lease_id, self._server.clock.monotonic())
         self._server.end_in_time(lease)
-        self._answer()
+        await self._answer()
         return lease
 
     async def keep_alive(self, lease: int, *, timeout_s: float | None = None) -> float:
@@ -179,7 +203,7 @@ class FakeEtcd:
 
     async def compact(self, revision: int) -> None:
         (await self._reach(write=True)).compact(revision)
-        self._answer()
+        await self._answer()
 
     async def close(self) -> None:
         self._closed = True
@@ -198,25 +222,36 @@ class FakeEtcd:
                 went_back = cluster_id not in (0, machine.cluster_id)
                 revision, cluster_id = snapshot.revision, machine.cluster_id
                 yield replace(snapshot, went_back=went_back)
+            due = revision
             while self._connection() == connection:
                 changed = self._server.changed
                 events = machine.next_events(revision, prefix)
                 if events is None:
                     await changed.wait()
+                elif self.watch_lag_s and events.revision > due:
+                    due = machine.revision
+                    await self._server.clock.sleep(self.watch_lag_s)
                 else:
                     revision = events.revision
                     yield events
 
     # --- reaching it ------------------------------------------------------------------------------------------------
 
-    async def _apply(self, compares: Sequence[Compare], then: Sequence[Put | Delete]) -> tuple[bool, int]:
+    async def _apply(
+        self, compares: Sequence[Compare], then: Sequence[Put | Delete], read_on_failure: Sequence[str] = ()
+    ) -> tuple[TxnResult, int]:
+        """The answer, and how many keys were deleted."""
         machine = await self._reach(write=True)
-        outcome = machine.txn(compares, then)
-        self._answer()
-        return outcome
+        succeeded, deleted = machine.txn(compares, then)
+        found = () if succeeded else tuple(kv for key in read_on_failure if (kv := machine.get(key)) is not None)
+        result = TxnResult(succeeded, machine.revision, found)
+        for listener in self._server.on_txn:
+            listener(self.name, compares, then, succeeded)
+        await self._answer()
+        return result, deleted
 
     async def _reach(self, *, write: bool = False, timeout_s: float | None = None) -> EtcdMachine:
-        await asyncio.sleep(0)  # as in life, others run while a call is on its way
+        await self._travel()
         if not self._thawed.is_set():
             await self._wait_for_thaw(write, self._timeout_s if timeout_s is None else timeout_s)
         if self._closed or self._unavailable or not self._server.running:
@@ -234,9 +269,17 @@ class FakeEtcd:
         if not self._thawed.is_set():
             raise EtcdUnavailableError(f"fake etcd is frozen: no answer in {timeout_s:g} s", maybe_applied=write)
 
-    def _answer(self) -> None:
+    async def _travel(self) -> None:
+        """As in life, others run while a call is on its way."""
+        await (asyncio.sleep(0) if self.delay_s is None else self._server.clock.sleep(self.delay_s()))
+
+    async def _answer(self) -> None:
         """The write is done: watchers see it, the caller hears of it unless the answer is to be lost."""
         self._server.notify()
+        if self.delay_s is not None:
+            await self._travel()
+            if not self._thawed.is_set():
+                await self._wait_for_thaw(True, self._timeout_s)
         if self._replies_to_drop:
             self._replies_to_drop -= 1
             raise EtcdUnavailableError("fake etcd did it and lost the answer", maybe_applied=True)
