@@ -8,6 +8,7 @@ deployment, no health check and no resource limit.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import inspect
 import json
 from collections.abc import Mapping
@@ -66,8 +67,31 @@ class _LocalExchange:
             session_id=request.session_id,
             deadline=request.deadline,
         )
+        self.route = None
         self._over = False
-        self._work = asyncio.run_coroutine_threadsafe(self._run(), user.loop)
+        self._user = user
+        self._work: concurrent.futures.Future[None] | None = None
+        if request.end:  # else it is a reserved slot: the arguments come when it is used
+            self._begin()
+
+    @property
+    def over(self) -> bool:
+        return self._over
+
+    async def started(self) -> None:
+        """At once: there is always room."""
+
+    def send(self, payload: bytes, *, end: bool = False, kind: int = 0) -> None:
+        """What a reserved slot is used for."""
+        if kind == pb.DATA_KIND_CALL:
+            self._request.call = pb.MethodCall.FromString(payload)
+        else:
+            self._request.body = payload
+        if end:
+            self._begin()
+
+    def _begin(self) -> None:
+        self._work = asyncio.run_coroutine_threadsafe(self._run(), self._user.loop)
 
     async def _run(self) -> None:
         current_request.set(self._context)
@@ -127,7 +151,8 @@ class _LocalExchange:
     def cancel(self, reason: str) -> None:
         self._over = True
         self._context.cancelled.set()
-        self._work.cancel()
+        if self._work is not None:
+            self._work.cancel()
 
 
 def _is_sync(method: Any) -> bool:
@@ -144,6 +169,9 @@ class _LocalRouter:
     async def send(self, request: Outgoing) -> Exchange:
         # It has all of an Exchange that a call uses.
         return cast("Exchange", _LocalExchange(self._replica, request, self._key, self._user))
+
+    async def send_everywhere(self, request: Outgoing) -> list[Exchange]:
+        return [await self.send(request)]
 
 
 class LocalApps:

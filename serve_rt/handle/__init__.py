@@ -8,13 +8,27 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from serve_rt.handle.broadcast import DeploymentBroadcastResponse
+    from serve_rt.handle.choosing import ReplicaSelection
     from serve_rt.handle.handle import DeploymentHandle
     from serve_rt.handle.response import DeploymentResponse
     from serve_rt.handle.stream import DeploymentResponseGenerator
 
-__all__ = ["DeploymentHandle", "DeploymentResponse", "DeploymentResponseGenerator"]
+__all__ = [
+    "DeploymentBroadcastResponse",
+    "DeploymentHandle",
+    "DeploymentResponse",
+    "DeploymentResponseGenerator",
+    "ReplicaSelection",
+]
 
-_HOMES = {"DeploymentHandle": "handle", "DeploymentResponse": "response", "DeploymentResponseGenerator": "stream"}
+_HOMES = {
+    "DeploymentBroadcastResponse": "broadcast",
+    "DeploymentHandle": "handle",
+    "DeploymentResponse": "response",
+    "DeploymentResponseGenerator": "stream",
+    "ReplicaSelection": "choosing",
+}
 
 
 def __getattr__(name: str) -> Any:

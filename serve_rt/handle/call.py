@@ -65,7 +65,7 @@ class Call:
     ) -> None:
         parent = current_request.get()
         self.key = key
-        self.request_id = parent.request_id if parent is not None and parent.request_id else str(uuid.uuid4())
+        self.request_id = request_id_of(parent)
         self._runtime = runtime
         self._options = options
         self._sink = sink
@@ -104,9 +104,7 @@ class Call:
         exchange: Exchange | None = None
         try:
             await self._pack()
-            routes = await self._runtime.routes()
-            route = await find_route(self._runtime, routes, self.key)
-            exchange = await self._send(routes, route)
+            exchange = await self._open()
             await self._sink.receive(exchange)
         except asyncio.CancelledError:
             if exchange is not None:
@@ -119,8 +117,14 @@ class Call:
         finally:
             self._body = b""  # the response is kept by its caller for as long as it likes, the arguments need not be
 
+    async def _open(self) -> Exchange:
+        """Put the packed call on a replica."""
+        routes = await self._runtime.routes()
+        route = await find_route(self._runtime, routes, self.key)
+        return await self._send(routes, route)
+
     async def _send(self, routes: RouteSource, route: DeploymentRoute) -> Exchange:
-        outgoing = self._outgoing(routes.table, route)
+        outgoing = self._outgoing(route)
         if route.max_queued_requests != -1:
             return await routes.router(self.key).send(outgoing)
         # A program may start ten thousand calls at once, as with Ray: those beyond what a router holds wait here.
@@ -137,26 +141,35 @@ class Call:
         kwargs = {name: ready.get(id(arg), arg) for name, arg in self._kwargs.items()}
         self._body, self._args, self._kwargs, self._pending = dumps(args, kwargs), (), {}, {}
 
-    def _outgoing(self, table: RouteTable | None, route: DeploymentRoute) -> Outgoing:
-        from serve_rt.pb import stream_pb2
-        from serve_rt.routing import Outgoing
+    def _outgoing(self, route: DeploymentRoute) -> Outgoing:
+        outgoing = outgoing_call(self.key, self._options, self.request_id, self._parent)
+        outgoing.body, outgoing.end, outgoing.retry_safe = self._body, True, bool(route.retry_safe)
+        return outgoing
 
-        parent = self._parent or RequestContext()
-        options = self._options
-        return Outgoing(
-            http=None,
-            call=stream_pb2.MethodCall(method=options.method_name, stream=options.stream),
-            body=self._body,
-            end=True,
-            request_id=self.request_id,
-            deadline=parent.deadline,
-            queue_timeout_s=QUEUE_TIMEOUT_S,
-            retry_safe=bool(route.retry_safe),
-            app=self.key.app,
-            route=parent.route,
-            multiplexed_model_id=options.multiplexed_model_id,
-            session_id=options.session_id,
-        )
+
+def request_id_of(parent: RequestContext | None) -> str:
+    return parent.request_id if parent is not None and parent.request_id else str(uuid.uuid4())
+
+
+def outgoing_call(key: DeploymentKey, options: CallOptions, request_id: str, parent: RequestContext | None) -> Outgoing:
+    """A method call without arguments yet; deadline and route are inherited from the request it is made for."""
+    from serve_rt.pb import stream_pb2
+    from serve_rt.routing import Outgoing
+
+    parent = parent or RequestContext()
+    return Outgoing(
+        http=None,
+        call=stream_pb2.MethodCall(method=options.method_name, stream=options.stream),
+        body=b"",
+        end=False,
+        request_id=request_id,
+        deadline=parent.deadline,
+        queue_timeout_s=QUEUE_TIMEOUT_S,
+        app=key.app,
+        route=parent.route,
+        multiplexed_model_id=options.multiplexed_model_id,
+        session_id=options.session_id,
+    )
 
 
 def _answers(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[int, concurrent.futures.Future[Received]]:

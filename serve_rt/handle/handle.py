@@ -10,10 +10,13 @@ options, and works in whatever process it arrives. Next stop of a call: serve_rt
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Generic, TypeVar, cast
 
+from serve_rt.handle.broadcast import BroadcastCall, BroadcastSink, DeploymentBroadcastResponse
 from serve_rt.handle.call import Call, CallOptions, Sink
+from serve_rt.handle.choosing import DispatchedCall, ReplicaChoice, ReplicaSelection
 from serve_rt.handle.response import DeploymentResponse, ValueSink
 from serve_rt.handle.runtime import HandleRuntime, current_runtime, find_runtime
 from serve_rt.handle.stream import DeploymentResponseGenerator, ItemBuffer
@@ -106,17 +109,54 @@ class DeploymentHandle(Generic[T]):
 
         *Errors*: TypeError when an argument cannot be pickled; NoClusterError when no cluster is to be found.
         """
+        runtime = self._runtime or current_runtime()
+        return self._begin(lambda sink: Call(runtime, self._key, self._options, args, kwargs, sink))
+
+    def choose_replica(self, *_args: Any, **_kwargs: Any) -> ReplicaChoice:
+        """Take a slot on a replica: `async with handle.choose_replica() as selection`.
+
+        Arguments, with which Ray's custom routers choose, play no part; a multiplexed model id does.
+        """
+        return ReplicaChoice(self._runtime or current_runtime(), self._key, self._options)
+
+    def dispatch(self, selection: ReplicaSelection, *args: Any, **kwargs: Any) -> DeploymentResponse[Any]:
+        """As `remote`, to the chosen replica in the slot that was taken there; await it before the block is left.
+
+        *Errors*: ValueError for another deployment's selection; RuntimeError for one that was used or given back; the
+        response fails with ReplicaUnavailableError when the replica is gone.
+        """
+        runtime, choice = self._runtime or current_runtime(), selection._choice
+
+        def make(sink: Sink) -> Call:
+            call = DispatchedCall(runtime, choice, self._options, args, kwargs, sink)
+            choice.use(self._key)  # behind the packing, which may fail: the slot is then still there
+            return call
+
+        return self._begin(make)
+
+    def _begin(self, make: Callable[[Sink], Call]) -> DeploymentResponse[Any]:
         if self._options.stream:
             buffer = ItemBuffer()
-            call = self._start(args, kwargs, buffer)
+            call = make(buffer)
+            call.start()
             return cast("DeploymentResponse[Any]", DeploymentResponseGenerator[Any](call, buffer))
         sink = ValueSink()
-        return DeploymentResponse(self._start(args, kwargs, sink), sink)
-
-    def _start(self, args: tuple[Any, ...], kwargs: dict[str, Any], sink: Sink) -> Call:
-        call = Call(self._runtime or current_runtime(), self._key, self._options, args, kwargs, sink)
+        call = make(sink)
         call.start()
-        return call
+        return DeploymentResponse(call, sink)
+
+    def broadcast(self, method_name: str, *args: Any, **kwargs: Any) -> DeploymentBroadcastResponse[Any]:
+        """Call `method_name` on every replica, whatever its load.
+
+        *Errors*: TypeError when an argument cannot be pickled; others come with the results.
+        """
+        if not isinstance(method_name, str) or not method_name:
+            raise TypeError(f"broadcast() takes the name of a method first, got {method_name!r}")
+        sink = BroadcastSink()
+        options = replace(self._options, method_name=method_name, stream=False)
+        call = BroadcastCall(self._runtime or current_runtime(), self._key, options, args, kwargs, sink)
+        call.start()
+        return DeploymentBroadcastResponse(call, sink)
 
     def __getattr__(self, name: str) -> DeploymentHandle[T]:
         if name.startswith("__"):  # pickle, copy and typing ask for these: they are not methods of the deployment

@@ -130,11 +130,15 @@ class DeploymentResponse(Generic[T]):
         return f"<DeploymentResponse {self._call.key} [{state}] request_id={self.request_id}>"
 
 
-def reraise(error: BaseException) -> NoReturn:
-    """Raise `error` as the caller should see it; each time a fresh one, so that tracebacks do not pile up."""
+def fresh_error(error: BaseException) -> BaseException:
+    """`error` as the caller should see it; what user code raised is made anew each time."""
     if isinstance(error, UserCodeError):
-        raise load_error(error.pickled, error.message, error.traceback)
-    raise error.with_traceback(None)
+        return load_error(error.pickled, error.message, error.traceback)
+    return error.with_traceback(None)  # tracebacks do not pile up
+
+
+def reraise(error: BaseException) -> NoReturn:
+    raise fresh_error(error)
 
 
 def in_event_loop() -> bool:

@@ -31,6 +31,8 @@ class Sender(Protocol):
 
     async def send(self, request: Outgoing) -> Exchange: ...
 
+    async def send_everywhere(self, request: Outgoing) -> list[Exchange]: ...
+
 
 class RouteSource(Protocol):
     """What a handle needs of Routers and their feed together."""

@@ -248,6 +248,11 @@ class Call:
             return
         self._fetch = self._roads.tasks.start(self._fetch_part(arrived), name="fetch a part")
 
+    def rename(self, what: pb.MethodCall) -> None:
+        """A reserved slot is used: this is what for."""
+        self.open.call.CopyFrom(what)
+        self._access = ("CALL", what.method or "__call__")
+
     def own_fetch(self, task: asyncio.Task[None]) -> None:
         """`task` reads the request's body for user code that has not begun: it ends with the call."""
         self._fetch = task

@@ -13,11 +13,14 @@ from collections.abc import Callable
 from contextvars import Context
 from typing import Any
 
+from google.protobuf.message import DecodeError
+
 from serve_rt.aio import TaskOwner
 from serve_rt.context import RequestContext, current_request
 from serve_rt.errors import DeadlineExceededError, Outcome, ServeException
 from serve_rt.handle.buffers import gather
 from serve_rt.model.ids import DeploymentKey
+from serve_rt.pb import stream_pb2 as pb
 from serve_rt.replica.call import Call, Failure, Roads
 from serve_rt.replica.call_http import HttpAnswers
 from serve_rt.replica.call_method import MethodAnswers, failure_of
@@ -106,30 +109,44 @@ class Dispatch:
             self._go(call, plan, self._http)
 
     def _start_method(self, call: Call) -> None:
+        if call.body_complete:
+            self._go_method(call)
+            return
+        if call.open.call.reserve:
+            call.request.accept()
+        call.own_fetch(self._tasks.start(self._gather_arguments(call), name="gather arguments"))
+
+    def _go_method(self, call: Call) -> None:
         assert self._code is not None
         try:
             plan = self._code.method(call.open.call.method or "__call__")
         except ServeException as error:
             call.fail(failure_of(error))
-            return
-        if call.body_complete:
-            self._go(call, plan, self._methods)
         else:
-            call.own_fetch(self._tasks.start(self._gather_arguments(call, plan), name="gather arguments"))
+            self._go(call, plan, self._methods)
 
-    async def _gather_arguments(self, call: Call, plan: Plan) -> None:
-        """Arguments too large for the Open part come in pieces; the transport bounds how many are on their way."""
+    async def _gather_arguments(self, call: Call) -> None:
+        """Arguments too large for the Open part come in pieces; the transport bounds how many are on their way.
+
+        Where a slot was reserved they come when its holder dispatches a call, if it does, behind what is to be called.
+        """
         body: bytes | bytearray = b""
         try:
             while (part := await call.request.receive()) is not None:
+                if part.kind == pb.DATA_KIND_CALL:
+                    call.rename(pb.MethodCall.FromString(part.payload))
+                    continue
                 body = gather(body, part.payload)
                 if part.end:
                     break
         except asyncio.CancelledError:  # the caller left or the deadline passed: user code never began
             call.leave()
             raise
+        except DecodeError as error:
+            call.fail(Failure("ServeException", f"what a reserved slot is to be used for cannot be read: {error}"))
+            return
         call.body = body
-        self._go(call, plan, self._methods)
+        self._go_method(call)
 
     def _go(self, call: Call, plan: Plan, answers: HttpAnswers | MethodAnswers) -> None:
         if plan.in_thread:

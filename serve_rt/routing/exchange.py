@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from serve_rt import errors
 from serve_rt.errors import Outcome, RequestCancelledError
+from serve_rt.model.routes import ReplicaRoute
 from serve_rt.pb import stream_pb2 as pb
 from serve_rt.routing.failures import error_of
 from serve_rt.routing.link import Link
@@ -45,6 +46,7 @@ class Exchange:
         "_sent",
         "_sent_bytes",
         "_started",
+        "_starting",
         "arrival",
         "attempt",
         "link",
@@ -76,6 +78,7 @@ class Exchange:
         self._over = False
         self._answer_began = False
         self._started = False
+        self._starting: asyncio.Future[None] | None = None
         self._joiner: MessageJoiner | None = None
         self._sent: list[tuple[bytes, bool, int, int, str]] | None = None
         self._sent_bytes = 0
@@ -86,6 +89,11 @@ class Exchange:
     def replica_id(self) -> str:
         """Of the latest attempt, "" while waiting for the first."""
         return self.link.route.replica_id if self.link is not None else ""
+
+    @property
+    def route(self) -> ReplicaRoute | None:
+        """Of the replica of the latest attempt."""
+        return self.link.route if self.link is not None else None
 
     @property
     def state(self) -> RequestState:
@@ -164,6 +172,17 @@ class Exchange:
 
     close = cancel
 
+    async def started(self) -> None:
+        """Return when a replica has said that it took the request.
+
+        *Errors*: what ended it before that.
+        """
+        while not self._started and not self._over:
+            self._starting = asyncio.get_running_loop().create_future()
+            await self._starting
+        if self._error is not None:
+            raise self._error
+
     # --- for the router -------------------------------------------------------------------------------------------
 
     async def reserved(self) -> None:
@@ -222,6 +241,7 @@ class Exchange:
 
     def on_started(self) -> None:
         self._started = True
+        self._tell_started()
         self._forget_what_cannot_be_replayed()
 
     def on_part(self, part: pb.Head | pb.Data) -> None:
@@ -269,6 +289,7 @@ class Exchange:
         if self._deadline_timer is not None:
             self._deadline_timer.cancel()
         self._resolve_reservation()
+        self._tell_started()
         self._wake_reader()
 
     def _wake_reader(self) -> None:
@@ -277,6 +298,10 @@ class Exchange:
             call()
         elif self._reader is not None and not self._reader.done():
             self._reader.set_result(None)
+
+    def _tell_started(self) -> None:
+        if self._starting is not None and not self._starting.done():
+            self._starting.set_result(None)
 
     def _resolve_reservation(self) -> None:
         waiting, self._reservation = self._reservation, None

@@ -43,6 +43,8 @@ class Link:
         self.route = route
         self.stream: ClientStream | None = None
         self.retired = False
+        self.up = asyncio.Event()
+        """Set while the replica's Hello stands."""
         self.past: dict[str, int] = dict.fromkeys(COUNTERS, 0)
         self._expected_models: dict[str, float] = {}
         self._identity = ReplicaIdentity(cluster, route.replica_id, route.incarnation)
@@ -116,6 +118,7 @@ class Link:
 
     def on_ready(self) -> None:
         self._was_ready = True
+        self.up.set()
         self._backoff.reset()
         log.info("stream to %s is up", self._name, extra={"action": "stream_up"})
         self._leave_if_idle()
@@ -128,6 +131,7 @@ class Link:
 
     def on_lost(self, reason: str) -> None:
         stream, self.stream = self.stream, None
+        self.up.clear()
         if stream is not None:
             for name in COUNTERS:
                 self.past[name] += getattr(stream, name)

@@ -29,6 +29,8 @@ class Outgoing:
     session_id: str = ""
     encoded: bytes = b""
     """In place of `http`: the Open message as `opened` would make it, laid out by the proxy."""
+    pinned: bool = False
+    """Belongs to one replica: when that is gone it fails, and goes to no other."""
 
     def opened(self) -> bytes:
         """The Open message, encoded, but for its id, its body and the time left: it is the same in each attempt."""

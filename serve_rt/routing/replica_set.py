@@ -24,6 +24,10 @@ class ReplicaSet:
     def __len__(self) -> int:
         return len(self._links)
 
+    def links(self) -> tuple[Link, ...]:
+        """One for each replica of the route."""
+        return tuple(self._links.values())
+
     def follow(self, routes: tuple[ReplicaRoute, ...]) -> None:
         """Dial new processes at once; let those that are gone from the route finish what they have."""
         wanted = {(route.replica_id, route.incarnation, route.address): route for route in routes}

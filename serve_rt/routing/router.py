@@ -35,6 +35,9 @@ from serve_rt.routing.replica_set import ReplicaSet
 from serve_rt.routing.retry import Attempted, RetryBudget, may_run_again
 from serve_rt.routing.waiting import HeldBodies, WaitingLine
 
+CONNECT_PATIENCE_S = 2.0
+"""How long a broadcast waits for streams that are being dialed: the first use of a handle has none yet."""
+
 
 class Router:
     """*Resources*: made and closed by Routers."""
@@ -115,6 +118,33 @@ class Router:
         else:
             self._queue(exchange)
         exchange.watch_deadline()
+        return exchange
+
+    async def send_everywhere(self, request: Outgoing) -> list[Exchange]:
+        """Put a pinned request on every replica of the route, past their limits; one that cannot be reached within
+        CONNECT_PATIENCE_S has an exchange that has failed.
+
+        *Errors*: DeploymentUnavailableError when there is no replica.
+        """
+        links = self._replicas.links()
+        if not links:
+            raise self._hopeless() or DeploymentUnavailableError(self.key, f"{self.key} has no replicas.")
+        waits = [asyncio.ensure_future(link.up.wait()) for link in links]
+        try:
+            await asyncio.wait(waits, timeout=CONNECT_PATIENCE_S)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        return [self._send_to(link, request) for link in links]
+
+    def _send_to(self, link: Link, request: Outgoing) -> Exchange:
+        exchange = Exchange(self, request, next(self._arrivals))
+        exchange.link = link
+        if link.up.is_set() and link.stream is not None:
+            self._reserve(exchange, link)
+            exchange.watch_deadline()
+        else:
+            exchange.fail(ReplicaUnavailableError(link.route.replica_id))
         return exchange
 
     def _queue(self, exchange: Exchange) -> None:
@@ -226,6 +256,9 @@ class Router:
 
     def requeue(self, exchange: Exchange) -> None:
         """Back to its place by arrival. The stream calls on_room when it has told everybody: then it is assigned."""
+        if exchange.request.pinned:
+            exchange.fail(ReplicaUnavailableError(exchange.replica_id))
+            return
         hopeless = self._hopeless()
         if hopeless is not None and not len(self._replicas):
             exchange.fail(hopeless)
@@ -245,6 +278,12 @@ class Router:
         attempted = Attempted(
             outcome, exchange.request.retry_safe, exchange.retried, exchange.answer_began, exchange.replayable
         )
+        if exchange.request.pinned:
+            unavailable = ReplicaUnavailableError(exchange.replica_id)
+            exchange.fail(
+                unavailable if outcome is Outcome.NOT_STARTED else ReplicaDiedError(exchange.replica_id, outcome)
+            )
+            return
         again = may_run_again(attempted)
         if again and outcome is not Outcome.NOT_STARTED:
             again = self._budget.spend()

@@ -17,7 +17,7 @@ from serve_rt.transport.flow import Inflow
 from serve_rt.transport.limits import INLINE_BODY_BYTES
 from serve_rt.transport.message import WEBSOCKET_KINDS, MessageJoiner
 from serve_rt.transport.outbox import Lane
-from serve_rt.transport.parts import ended_part, error_part, head_part, server_credit
+from serve_rt.transport.parts import accepted_part, ended_part, error_part, head_part, server_credit
 
 if TYPE_CHECKING:
     from serve_rt.transport.server_stream import ServerStream
@@ -113,6 +113,12 @@ class ServerRequest:
         else:
             self._stream.outbox.put(part)
             self._last_part_left()
+
+    def accept(self) -> None:
+        """Tell the caller now that it has a slot; usually a Head or Data says so soon enough."""
+        if not (self.accepted or self.cancelled or self._answered):
+            self.accepted = True
+            self._stream.outbox.put(accepted_part(pb.Accepted(id=self.open.id).SerializeToString()))
 
     async def writable(self) -> None:
         """Return when the caller has room; at once when it has left."""

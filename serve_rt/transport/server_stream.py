@@ -145,7 +145,7 @@ class ServerStream:
         self.opens_received += 1
         service = self.service
         above_drain = self._refuse_above is not None and opened.id > self._refuse_above
-        if above_drain or len(self.requests) >= IN_FLIGHT or not service.slots.take(self):
+        if above_drain or len(self.requests) >= IN_FLIGHT or not self._take_slot(opened):
             self.rejected_sent += 1
             rejected = pb.Rejected(id=opened.id, queue=service.slots.ongoing)
             self.outbox.put(rejected_part(rejected.SerializeToString()))
@@ -157,6 +157,10 @@ class ServerStream:
             loop = asyncio.get_running_loop()
             self._acknowledging = loop.call_later(ACCEPTED_DELAY_S, self._acknowledge)
         service.start(request)
+
+    def _take_slot(self, opened: pb.Open) -> bool:
+        slots = self.service.slots
+        return slots.take(self) or (opened.call.past_limit and slots.take_past_limit(self))
 
     def _on_data(self, part: pb.Data) -> None:
         self.data_received += 1

@@ -50,6 +50,15 @@ class Slots:
         self._owed[caller] = self._owed.get(caller, 0) + 1
         return False
 
+    def take_past_limit(self, caller: Caller) -> bool:
+        """For a broadcast that `take` has just refused: it runs beside the limit, and is promised nothing."""
+        promised = self._owed.pop(caller, 0) - 1
+        if promised > 0:
+            self._owed[caller] = promised
+        if self.accepting:
+            self.ongoing += 1
+        return self.accepting
+
     def release(self) -> None:
         self.ongoing -= 1
         if self._owed:

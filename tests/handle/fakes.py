@@ -74,6 +74,9 @@ class FakeRouter:
         self.exchanges.append(exchange)
         return exchange
 
+    async def send_everywhere(self, request: Any) -> list[Any]:
+        return [await self.send(request) for _ in range(2)]
+
 
 KEY = DeploymentKey(AppName("app"), DeploymentName("echo"))
 

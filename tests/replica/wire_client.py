@@ -182,7 +182,7 @@ class WireClient:
             self.loads.append(part)
         elif isinstance(part, pb.Drain):
             self.draining.set()
-        elif isinstance(part, pb.Pong):
+        elif isinstance(part, (pb.Pong, pb.Models)):
             pass
         elif part.id in self._answers:
             self._answers[part.id].add(part)
