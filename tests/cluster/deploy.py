@@ -8,14 +8,16 @@ import json
 import sys
 
 import apps  # type: ignore[import-not-found]  # a copy of apps.py lies beside the copy of this file
-import chain_apps  # type: ignore[import-not-found]  # and one of chain_apps.py
+import cancel_apps  # type: ignore[import-not-found]  # likewise
+import chain_apps  # type: ignore[import-not-found]  # likewise
 
 import serve_rt as serve
 
 
 def main() -> None:
     wanted = json.loads(sys.argv[1])
-    if (builder := chain_apps.BUILDERS.get(wanted["kind"])) is not None:
+    builders = {**chain_apps.BUILDERS, **cancel_apps.BUILDERS}
+    if (builder := builders.get(wanted["kind"])) is not None:
         application = builder(wanted["options"], **wanted["arguments"])
     else:
         deployment = apps.KINDS[wanted["kind"]]

@@ -93,7 +93,7 @@ class Cutter:
 
 _EXPECTED = {
     "leave": {"left", "ok"},
-    "deadline": {"408", "reset", "ok"},
+    "deadline": {"408", "503", "reset", "ok"},
     "front": {"cancelled", "ok"},
     "middle": {"cancelled", "ok"},
     "none": {"ok"},
@@ -102,8 +102,8 @@ _EXPECTED = {
 
 def _judged(answer: Answer, nonce: str) -> str:
     text = bytes(answer.body).decode("utf-8", "replace")
-    if answer.status == 408:
-        return "408"
+    if answer.status == 408 or (answer.status == 503 and "before its deadline" in text):
+        return str(answer.status)
     if answer.status not in (200, 409):
         return f"{answer.status} {text[:200]}"
     if text.startswith("{"):
