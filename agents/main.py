@@ -21,6 +21,7 @@ from serve_rt.agents.settings import PortRange, Settings, parse_endpoints, parse
 from serve_rt.config.paths import StateDir
 from serve_rt.errors import ServeException
 from serve_rt.model.starts import EtcdAddress
+from serve_rt.proxy.limits import parse_limits
 
 _LEVELS = ["DEBUG", "INFO", "WARNING", "ERROR"]
 
@@ -53,6 +54,7 @@ _state_dir = click.option(
 @click.option("--http-root-path", default="", help="what a reverse proxy before this one takes off each path")
 @click.option("--http-keep-alive-timeout-s", type=float, default=90.0, show_default=True, help="of idle connections")
 @click.option("--http-request-timeout-s", type=float, default=None, help="for whole requests  [default: no limit]")
+@click.option("--http-limit", multiple=True, help="name=value: a row of the table in serve_rt/proxy/README.md")
 @click.option("--replica-ports", default="20000-29999", show_default=True)
 @click.option("--node-id", default="", help="[default: random, kept in the state dir]")
 @click.option("--cluster", default="default", show_default=True)
@@ -129,6 +131,7 @@ def _settings(options: dict[str, Any]) -> Settings:
         etcd=etcd if etcd.endpoints else None,
         memory_bytes=parse_memory(memory) if memory is not None else None,
         labels=parse_labels(taken.pop("labels")),
+        http_limits=parse_limits(taken.pop("http_limit")),
         replica_ports=PortRange.parse(taken.pop("replica_ports")),
         log_level=taken.pop("log_level").upper(),
         **taken,

@@ -55,6 +55,8 @@ class Settings:
     http_keep_alive_timeout_s: float = 90.0
     http_request_timeout_s: float | None = None
     """For requests that bring no nearer deadline; None: no limit."""
+    http_limits: Mapping[str, float] = field(default_factory=dict)
+    """Rows of `serve_rt.proxy.limits` that are not as usual."""
     replica_ports: PortRange = PortRange(20000, 29999)
     node_id: str = ""
     """ "": random, kept in the state dir."""

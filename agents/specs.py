@@ -75,6 +75,7 @@ def proxy_spec(node: ThisNode, worker: int, port: int) -> SpawnSpec:
         root_path=node.settings.http_root_path,
         request_timeout_s=node.settings.http_request_timeout_s,
         keep_alive_timeout_s=node.settings.http_keep_alive_timeout_s,
+        limits=dict(node.settings.http_limits),
         accepting_path=str(node.state.accepting(worker)),
         software=software(),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http
 from dataclasses import dataclass
+from email.utils import formatdate
 
 from serve_rt.errors import (
     BackPressureError,
@@ -47,8 +48,8 @@ def too_large(limit_bytes: int) -> Answer:
     return Answer(413, f"The request's body is larger than this application's max_body_bytes of {limit_bytes}.")
 
 
-def body_too_slow(pause_s: float) -> Answer:
-    return Answer(408, f"The request's body made no progress for {pause_s:g} s.")
+def body_too_slow(bytes_per_s: int) -> Answer:
+    return Answer(408, f"The request's body came slower than {bytes_per_s} bytes a second.")
 
 
 def timed_out(request_id: str, timeout_s: float | None) -> Answer:
@@ -75,4 +76,5 @@ def raw_answer(status: int) -> bytes:
     """A whole refusal for a connection whose request could not even be read."""
     phrase = http.HTTPStatus(status).phrase
     lines = f"HTTP/1.1 {status} {phrase}\r\ncontent-type: text/plain\r\ncontent-length: {len(phrase)}\r\n"
+    lines += f"date: {formatdate(usegmt=True)}\r\n"
     return f"{lines}connection: close\r\n\r\n{phrase}".encode()

@@ -180,6 +180,8 @@ class Attempt:
         if head.end and self.method != "HEAD" and head.status not in _BODILESS:
             _set_length(headers, len(body))
         self._began = True
+        if self.connection is not None and any(name == b"date" for name, _ in headers):
+            self.cycle.default_headers = []  # uvicorn's: our own date
         await self._send({"type": "http.response.start", "status": head.status, "headers": headers})
         if head.end:
             await self._send({"type": "http.response.body", "body": body})
@@ -192,7 +194,9 @@ class Attempt:
 
     async def answer(self, answer: Answer, *, close: bool = False) -> None:
         """An answer of the proxy's own."""
-        if not close and self.answer_at_once(answer):
+        if close and self.connection is not None:
+            self.cycle.keep_alive = False
+        if self.answer_at_once(answer):
             return
         self._began = True
         extra = [(b"connection", b"close")] if close else []
@@ -210,6 +214,8 @@ class Attempt:
     def failed(self, error: ServeException) -> Answer | None:
         """Note a failure; the answer that the client should get, None when it got the beginning of another."""
         answer = error.answer if isinstance(error, Answered) else None
+        if answer is not None and self.connection is not None:
+            self.cycle.keep_alive = False  # there is more of the body that nobody wants
         answer = answer or answer_for(error, self.request_id, self.timeout_s)
         level = logging.INFO if isinstance(error, BackPressureError) else logging.WARNING
         log.log(level, "%s", error, extra={**self.fields(), "status": answer.status, "action": "request_failed"})

@@ -12,13 +12,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import Any
 
 from serve_rt.errors import ConfigError, ServeException
 from serve_rt.pb import stream_pb2 as pb
 from serve_rt.proxy.answers import CLIENT_CLOSED, Answer, body_too_slow, too_large
 from serve_rt.proxy.attempt import Answered, Attempt, Receive, Scope, Send
+from serve_rt.proxy.body_meter import BodyMeter
 from serve_rt.proxy.limits import Limits
 from serve_rt.proxy.request_ids import RequestIds
 from serve_rt.proxy.routes import Target
@@ -51,7 +54,7 @@ class Forward:
             return False
         body = b""
         if headers.has_body:
-            at_hand = attempt.body_at_hand() if headers.content_length <= target.app.max_body_bytes else None
+            at_hand = attempt.body_at_hand() if headers.content_length <= self._max_body(target) else None
             if at_hand is None:
                 return False
             body = at_hand
@@ -148,10 +151,11 @@ class Forward:
         deadline = attempt.deadline()
         body, ended = b"", True
         if headers.has_body:
-            if headers.content_length > app.max_body_bytes:
-                await attempt.answer(too_large(app.max_body_bytes))
+            max_bytes = self._max_body(target)
+            if headers.content_length > max_bytes:
+                await attempt.answer(too_large(max_bytes), close=True)
                 return
-            taken = await self._take_body(attempt, app.body_buffer_bytes, app.max_body_bytes, deadline)
+            taken = await self._take_body(attempt, app.body_buffer_bytes, max_bytes, deadline)
             if taken is None:
                 return
             body, ended = taken
@@ -160,9 +164,23 @@ class Forward:
         if ended:
             await attempt.relay(exchange, await exchange.read())
         else:
-            await self._relay_both_ways(attempt, exchange, len(body), app.max_body_bytes)
+            await self._relay_both_ways(attempt, exchange, len(body), self._max_body(target))
 
     # --- bodies ---------------------------------------------------------------------------------------------------
+
+    def _max_body(self, target: Target) -> int:
+        return self._limits.body_bytes or target.app.max_body_bytes
+
+    def _meter(self) -> BodyMeter:
+        return BodyMeter(self._limits.body_grace_s, self._limits.body_bytes_per_s)
+
+    async def _piece(self, attempt: Attempt, meter: BodyMeter, deadline: float | None) -> dict[str, Any] | None:
+        """The next message of the body; None when it comes too slowly. Any: ASGI."""
+        began = time.monotonic()
+        message = await attempt.receive_within(meter.left_s, deadline)
+        if message is not None:
+            meter.took(time.monotonic() - began, len(message.get("body", b"")))
+        return message
 
     async def _take_body(
         self, attempt: Attempt, buffer_bytes: int, max_bytes: int, deadline: float | None
@@ -170,11 +188,11 @@ class Forward:
         """The body so far and whether it is all; None when the request was answered."""
         pieces: list[bytes] = []
         size = 0
-        pause_s = self._limits.body_pause_s
-        message = await attempt.receive_within(pause_s, deadline)
+        meter = self._meter()
+        message = await self._piece(attempt, meter, deadline)
         while True:
             if message is None:
-                await attempt.answer(body_too_slow(pause_s))
+                await attempt.answer(body_too_slow(self._limits.body_bytes_per_s), close=True)
                 return None
             if message["type"] == "http.disconnect":
                 raise ClientGone
@@ -187,7 +205,7 @@ class Forward:
                 return (pieces[0] if len(pieces) == 1 else b"".join(pieces)), True
             if size >= buffer_bytes:
                 return b"".join(pieces), False
-            message = await attempt.receive_within(pause_s, deadline)
+            message = await self._piece(attempt, meter, deadline)
 
     async def _relay_both_ways(self, attempt: Attempt, exchange: Exchange, size: int, max_bytes: int) -> None:
         """The answer may begin, and end, before the body does."""
@@ -199,11 +217,12 @@ class Forward:
             await asyncio.gather(upload, return_exceptions=True)
 
     async def _upload(self, attempt: Attempt, exchange: Exchange, size: int, max_bytes: int) -> None:
+        meter = self._meter()
         while True:
             await exchange.send_ready()
-            message = await attempt.receive_within(self._limits.body_pause_s, None)
+            message = await self._piece(attempt, meter, None)
             if message is None:
-                exchange.fail(Answered(body_too_slow(self._limits.body_pause_s)))
+                exchange.fail(Answered(body_too_slow(self._limits.body_bytes_per_s)))
                 return
             if message["type"] == "http.disconnect":
                 return  # on_gone, or the end of the answer, says the rest

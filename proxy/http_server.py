@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from email.utils import formatdate
 from typing import Any, Protocol
 
 from uvicorn.config import Config
@@ -19,6 +20,7 @@ from uvicorn.server import ServerState
 from serve_rt.config.protections import Protection, enabled
 from serve_rt.proxy.http_protocol import ProxyHttpProtocol
 from serve_rt.proxy.limits import Limits
+from serve_rt.proxy.websocket_protocol import ProxyWebSocketProtocol
 
 log = logging.getLogger(__name__)
 
@@ -40,21 +42,23 @@ class Application(Protocol):
 class HttpServer:
     """*Resources*: `start`, then `drain`, then nothing is left."""
 
-    def __init__(self, app: Application, limits: Limits, keep_alive_timeout_s: float) -> None:
+    def __init__(self, app: Application, limits: Limits) -> None:
         self.draining = False
+        self.date_line = b""
         self.begin = app.begin
         self.refused = 0
         """Requests that broke a limit or the grammar."""
         self._limits = limits
         self._state = ServerState()
         self._server: asyncio.Server | None = None
+        self._clock: asyncio.TimerHandle | None = None
         self._hurry = asyncio.Event()
         attributes = {"limits": limits, "http_server": self}
         self._protocol = type("BoundProtocol", (ProxyHttpProtocol,), attributes)
         self._config = Config(
             app,
             http=self._protocol,
-            ws="websockets-sansio",
+            ws=type("BoundWebSocket", (ProxyWebSocketProtocol,), {"limits": limits}),
             ws_max_size=limits.websocket_message_bytes,
             lifespan="off",
             log_config=None,
@@ -62,7 +66,7 @@ class HttpServer:
             date_header=False,
             server_header=False,
             proxy_headers=False,
-            timeout_keep_alive=max(1, round(keep_alive_timeout_s)),
+            timeout_keep_alive=limits.keep_alive_timeout_s,  # type: ignore[arg-type]  # a timer takes parts of seconds
         )
         self._config.load()
 
@@ -74,7 +78,14 @@ class HttpServer:
         """Accept on `sock`; returns when connections are accepted."""
         loop = asyncio.get_running_loop()
         sock.setblocking(False)
+        self._tell_time()
         self._server = await loop.create_server(self._connection, sock=sock, backlog=BACKLOG)
+
+    def _tell_time(self) -> None:
+        date = formatdate(usegmt=True).encode()
+        self.date_line = b"date: %b\r\n" % date
+        self._state.default_headers = [(b"date", date)]
+        self._clock = asyncio.get_running_loop().call_later(1.0, self._tell_time)
 
     def _connection(self) -> asyncio.Protocol:
         return self._protocol(self._config, self._state, {})  # type: ignore[no-any-return]  # made by type()
@@ -97,6 +108,8 @@ class HttpServer:
             await asyncio.wait(self._state.tasks, timeout=CUT_S)
         for connection in tuple(self._state.connections):
             connection.shutdown()
+        if self._clock is not None:
+            self._clock.cancel()
         return left == 0
 
     async def _be_lame(self) -> None:
@@ -111,6 +124,11 @@ class HttpServer:
                 connection.shutdown()  # idle: closed now; busy: closed after its answer
         self._hurry.clear()
         await self._wait_until_empty(busy_until - asyncio.get_running_loop().time())
+        for connection in tuple(self._state.connections):
+            if isinstance(connection, ProxyWebSocketProtocol):
+                connection.shutdown()  # 1012, to both sides: the application may have last words
+        if self._state.tasks:
+            await asyncio.wait(self._state.tasks, timeout=CUT_S)
 
     async def _wait_until_empty(self, limit_s: float) -> None:
         """Looks now and then: WebSockets leave without a word to us, and a drain is in no hurry."""

@@ -27,7 +27,7 @@ from serve_rt.model.starts import ProxyStart
 from serve_rt.observe import log as process_log
 from serve_rt.proxy.app import ProxyApp
 from serve_rt.proxy.http_server import HttpServer
-from serve_rt.proxy.limits import Limits
+from serve_rt.proxy.limits import Limits, checked
 from serve_rt.routing import DemandReporter, FeedClient, Routers
 from serve_rt.transport.limits import GIL_SWITCH_S
 
@@ -55,7 +55,7 @@ async def _live(start: ProxyStart) -> int:
     loop = asyncio.get_running_loop()
     token = ClusterToken.read(Path(start.token_path))
     name = f"proxy/{start.worker}@{start.node_id}"
-    limits = Limits()
+    limits = Limits(**checked({"keep_alive_timeout_s": start.keep_alive_timeout_s, **start.limits}))  # type: ignore[arg-type]  # checked
     routers = Routers(start.cluster, token, name)
     came = asyncio.Event()
 
@@ -66,7 +66,7 @@ async def _live(start: ProxyStart) -> int:
     feed = FeedClient((start.agent_address,), token, name, take, Path(start.routes_path))
     demand = DemandReporter(routers, feed, token)
     app = ProxyApp(routers, feed, limits, root_path=start.root_path, timeout_s=start.request_timeout_s)
-    server = HttpServer(app, limits, start.keep_alive_timeout_s)
+    server = HttpServer(app, limits)
     ending = _Ending(server)
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, ending.told, signum)

@@ -33,7 +33,7 @@ from serve_rt.model.status import ServeStatus
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-_NODES_OWN = ("root_path", "request_timeout_s", "keep_alive_timeout_s")
+_NODES_OWN = ("root_path", "request_timeout_s", "keep_alive_timeout_s", "limits")
 """Of the http_options: what becomes a flag of the agent besides where it listens."""
 _http: HTTPOptions | None = None
 """What serve.start was told; the request timeout holds for applications run afterwards."""
@@ -103,6 +103,8 @@ def _flags(http: HTTPOptions, location: ProxyLocation) -> list[str]:
         return [*flags, "--no-proxy"]
     flags += ["--http-host", http.host, "--http-port", str(http.port)]
     flags += ["--http-keep-alive-timeout-s", str(http.keep_alive_timeout_s)]
+    for name, value in http.limits.items():
+        flags += ["--http-limit", f"{name}={value}"]
     if http.root_path:
         flags += ["--http-root-path", http.root_path]
     if http.request_timeout_s is not None:

@@ -81,6 +81,8 @@ class HTTPOptions:
     root_path: str = ""
     request_timeout_s: float | None = None
     keep_alive_timeout_s: float = 90.0
+    limits: Mapping[str, float] = field(default_factory=dict)
+    """Ours: what clients may send; the rows are in serve_rt/proxy/README.md."""
 
     def __post_init__(self) -> None:
         if self.middlewares:

@@ -5,7 +5,8 @@ Secrets are not in here (a process list shows arguments): `token_path` names the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from serve_rt.model.ids import NodeId
 from serve_rt.model.replica import Assignment
@@ -49,6 +50,8 @@ class ProxyStart:
     root_path: str = ""
     request_timeout_s: float | None = None
     keep_alive_timeout_s: float = 90.0
+    limits: Mapping[str, float] = field(default_factory=dict)
+    """Rows of `serve_rt.proxy.limits` that are not as usual."""
     accepting_path: str = ""
     """Where the worker writes its pid once it accepts: only then may its predecessor go."""
     software: str = ""

@@ -16,7 +16,9 @@ from serve_rt.proxy.limits import Limits
 from serve_rt.routing import Routers
 from tests.routing.replicas import CLUSTER, KEY, TOKEN, Replica, Replicas, table, until
 
-LIMITS = Limits(head_timeout_s=0.5, body_pause_s=0.5, drain_s=0.5, drain_busy_s=2.0, connections=50)
+LIMITS = Limits(
+    head_timeout_s=0.5, body_grace_s=0.5, drain_s=0.5, drain_busy_s=2.0, connections=50, keep_alive_timeout_s=5.0
+)
 APP = AppRoute(KEY.app, "/", KEY.deployment, queue_timeout_s=2.0)
 
 
@@ -101,7 +103,7 @@ async def front(**changed: object) -> AsyncIterator[Front]:
     routers = Routers(CLUSTER, TOKEN, "proxy")
     age = NoAge()
     app = ProxyApp(routers, age, limits)
-    server = HttpServer(app, limits, 5.0)
+    server = HttpServer(app, limits)
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))
     await server.start(sock)
