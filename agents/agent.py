@@ -138,7 +138,7 @@ class Agent:
             token=self._token,
             resources=node_resources(settings, node_id),
             address=f"{settings.advertised}:{port}",
-            http_address=f"{settings.http_host}:{http_port}" if http_port else "",
+            http_address=_http_address(settings, http_port),
             etcd=etcd,
             hosts_etcd=hosts_etcd,
         )
@@ -185,7 +185,7 @@ class Agent:
         if fd is None:
             return
         host = self._settings.http_host
-        if http_port and not await readiness.proxy_answers(host, http_port, _PROXY_ANSWERS_S):
+        if http_port and not await readiness.proxy_answers(host, http_port, self._settings.https, _PROXY_ANSWERS_S):
             log.warning("the proxy does not answer yet", extra={"action": "proxy_silent"})
         readiness.report(fd, node)
 
@@ -246,6 +246,13 @@ class Agent:
         if self._parts is not None:
             await self._parts.close()
         await self._launcher.close()
+
+
+def _http_address(settings: Settings, http_port: int) -> str:
+    """host:port, with https:// before it where that is spoken; "" where no proxy is."""
+    if not http_port:
+        return ""
+    return f"{'https://' if settings.https else ''}{settings.http_host}:{http_port}"
 
 
 def kept_node_id(settings: Settings) -> str:

@@ -54,6 +54,8 @@ _state_dir = click.option(
 @click.option("--http-root-path", default="", help="what a reverse proxy before this one takes off each path")
 @click.option("--http-keep-alive-timeout-s", type=float, default=90.0, show_default=True, help="of idle connections")
 @click.option("--http-request-timeout-s", type=float, default=None, help="for whole requests  [default: no limit]")
+@click.option("--http-ssl-certfile", default="", help="PEM file: serve HTTPS, with the key in --http-ssl-keyfile")
+@click.option("--http-ssl-keyfile", default="", help="PEM file, not encrypted")
 @click.option("--http-limit", multiple=True, help="name=value: a row of the table in serve_rt/proxy/README.md")
 @click.option("--replica-ports", default="20000-29999", show_default=True)
 @click.option("--node-id", default="", help="[default: random, kept in the state dir]")
@@ -126,6 +128,8 @@ def _settings(options: dict[str, Any]) -> Settings:
     )
     taken.pop("etcd", None)
     memory = taken.pop("memory")
+    for name in ("http_ssl_certfile", "http_ssl_keyfile"):  # workers have another working directory
+        taken[name] = os.path.abspath(taken[name]) if taken[name] else ""
     return Settings(
         state=_state(taken.pop("state_dir")),
         etcd=etcd if etcd.endpoints else None,

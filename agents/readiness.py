@@ -18,13 +18,13 @@ _POLL_S = 0.01
 _ANSWER_S = 2.0
 
 
-async def proxy_answers(host: str, port: int, timeout_s: float) -> bool:
+async def proxy_answers(host: str, port: int, https: bool, timeout_s: float) -> bool:
     """Does a worker answer /-/healthz within `timeout_s`? What it answers does not matter here."""
     deadline = asyncio.get_running_loop().time() + timeout_s
     while asyncio.get_running_loop().time() < deadline:
         try:
             async with asyncio.timeout(_ANSWER_S):
-                if await _asked(host, port):
+                if await _asked(host, port, https):
                     return True
         except (OSError, TimeoutError):
             pass
@@ -51,8 +51,13 @@ def _pid_in(path: Path) -> int:
         return 0
 
 
-async def _asked(host: str, port: int) -> bool:
-    reader, writer = await asyncio.open_connection(host, port)
+async def _asked(host: str, port: int, https: bool) -> bool:
+    tls = None
+    if https:
+        from serve_rt.credentials.http_tls import probe_context  # where it is asked for
+
+        tls = probe_context()
+    reader, writer = await asyncio.open_connection(host, port, ssl=tls)
     try:
         writer.write(f"GET /-/healthz HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n".encode())
         return (await reader.read(16)).startswith(b"HTTP/1.1 ")

@@ -55,6 +55,8 @@ class Settings:
     http_keep_alive_timeout_s: float = 90.0
     http_request_timeout_s: float | None = None
     """For requests that bring no nearer deadline; None: no limit."""
+    http_ssl_certfile: str = ""
+    http_ssl_keyfile: str = ""
     http_limits: Mapping[str, float] = field(default_factory=dict)
     """Rows of `serve_rt.proxy.limits` that are not as usual."""
     replica_ports: PortRange = PortRange(20000, 29999)
@@ -85,18 +87,26 @@ class Settings:
         return self.advertise_host or self.host
 
     @property
+    def https(self) -> bool:
+        return bool(self.http_ssl_certfile)
+
+    @property
     def owned(self) -> bool:
         """This cluster belongs to a driver or `serve run`: it ends, and forgets, with it."""
         return self.owner_pid is not None
 
     def check(self) -> Settings:
         """*Errors*: ConfigError naming the first setting that cannot be."""
-        for option, host in (("--host", self.host), ("--http-host", self.http_host)):
-            if not is_loopback(host) and not self.insecure:
-                raise ConfigError(
-                    f"{option} {host} can be reached from other machines and there is no TLS yet: "
-                    "use 127.0.0.1, or say --insecure if the network is trusted"
-                )
+        if not is_loopback(self.host) and not self.insecure:
+            raise ConfigError(
+                f"--host {self.host} can be reached from other machines and there is no TLS yet: "
+                "use 127.0.0.1, or say --insecure if the network is trusted"
+            )
+        if self.proxy and not is_loopback(self.http_host) and not self.https and not self.insecure:
+            raise ConfigError(
+                f"--http-host {self.http_host} can be reached from other machines and speaks plain HTTP: "
+                "give --http-ssl-certfile and --http-ssl-keyfile, or say --insecure if the network is trusted"
+            )
         if self.host in ("0.0.0.0", "::") and not self.advertise_host:
             raise ConfigError(f"--host {self.host} needs --advertise-host: others must know where to connect")
         if self.etcd_listen and not self.insecure and not is_loopback(self.etcd_listen.rpartition(":")[0]):
@@ -127,6 +137,13 @@ class Settings:
         ):
             if seconds is not None and not seconds > 0:
                 raise ConfigError(f"{option} {seconds:g} must be more than 0")
+        if bool(self.http_ssl_certfile) != bool(self.http_ssl_keyfile):
+            given, other = ("certfile", "keyfile") if self.http_ssl_certfile else ("keyfile", "certfile")
+            raise ConfigError(f"--http-ssl-{given} needs --http-ssl-{other}: HTTPS takes both")
+        if self.https and self.proxy:
+            from serve_rt.credentials.http_tls import https_context  # where it is asked for
+
+            https_context(self.http_ssl_certfile, self.http_ssl_keyfile)
 
 
 def is_loopback(host: str) -> bool:

@@ -76,6 +76,8 @@ def proxy_spec(node: ThisNode, worker: int, port: int) -> SpawnSpec:
         request_timeout_s=node.settings.http_request_timeout_s,
         keep_alive_timeout_s=node.settings.http_keep_alive_timeout_s,
         limits=dict(node.settings.http_limits),
+        ssl_certfile=node.settings.http_ssl_certfile,
+        ssl_keyfile=node.settings.http_ssl_keyfile,
         accepting_path=str(node.state.accepting(worker)),
         software=software(),
     )

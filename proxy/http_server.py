@@ -12,7 +12,7 @@ import asyncio
 import logging
 import socket
 from email.utils import formatdate
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from uvicorn.config import Config
 from uvicorn.server import ServerState
@@ -21,6 +21,9 @@ from serve_rt.config.protections import Protection, enabled
 from serve_rt.proxy.http_protocol import ProxyHttpProtocol
 from serve_rt.proxy.limits import Limits
 from serve_rt.proxy.websocket_protocol import ProxyWebSocketProtocol
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
 
 log = logging.getLogger(__name__)
 
@@ -74,12 +77,19 @@ class HttpServer:
     def connections(self) -> int:
         return len(self._state.connections)
 
-    async def start(self, sock: socket.socket) -> None:
-        """Accept on `sock`; returns when connections are accepted."""
+    async def start(self, sock: socket.socket, tls: SSLContext | None = None) -> None:
+        """Accept on `sock`, HTTPS with `tls`; returns when connections are accepted."""
         loop = asyncio.get_running_loop()
         sock.setblocking(False)
         self._tell_time()
-        self._server = await loop.create_server(self._connection, sock=sock, backlog=BACKLOG)
+        self._server = await loop.create_server(
+            self._connection,
+            sock=sock,
+            backlog=BACKLOG,
+            ssl=tls,
+            ssl_handshake_timeout=self._limits.head_timeout_s if tls is not None else None,
+            ssl_shutdown_timeout=CUT_S if tls is not None else None,
+        )
 
     def _tell_time(self) -> None:
         date = formatdate(usegmt=True).encode()

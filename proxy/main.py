@@ -15,7 +15,7 @@ import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import uvloop
@@ -30,6 +30,9 @@ from serve_rt.proxy.http_server import HttpServer
 from serve_rt.proxy.limits import Limits, checked
 from serve_rt.routing import DemandReporter, FeedClient, Routers
 from serve_rt.transport.limits import GIL_SWITCH_S
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
 
 log = logging.getLogger(__name__)
 CLOSE_S = 2.0
@@ -73,7 +76,7 @@ async def _live(start: ProxyStart) -> int:
     feed.start()
     demand.start()
     await _first_table(came, ending)
-    await server.start(socket.socket(fileno=os.dup(start.socket_fd)))
+    await server.start(socket.socket(fileno=os.dup(start.socket_fd)), _tls(start))
     _tell_accepting(start)
     log.info("accepting on %s:%d", start.host, start.port, extra={"action": "proxy_started", "pid": os.getpid()})
     _quiet_collector()
@@ -98,6 +101,15 @@ async def _first_table(came: asyncio.Event, ending: _Ending) -> None:
             wait.cancel()
     if not came.is_set():
         log.warning("accepting without routes: 503 until they come", extra={"action": "no_routes"})
+
+
+def _tls(start: ProxyStart) -> SSLContext | None:
+    """*Errors*: ConfigError; then the predecessor stays."""
+    if not start.ssl_certfile:
+        return None
+    from serve_rt.credentials.http_tls import https_context  # where it is asked for
+
+    return https_context(start.ssl_certfile, start.ssl_keyfile)
 
 
 def _tell_accepting(start: ProxyStart) -> None:

@@ -103,6 +103,8 @@ def _flags(http: HTTPOptions, location: ProxyLocation) -> list[str]:
         return [*flags, "--no-proxy"]
     flags += ["--http-host", http.host, "--http-port", str(http.port)]
     flags += ["--http-keep-alive-timeout-s", str(http.keep_alive_timeout_s)]
+    if http.ssl_certfile:
+        flags += ["--http-ssl-certfile", http.ssl_certfile, "--http-ssl-keyfile", str(http.ssl_keyfile)]
     for name, value in http.limits.items():
         flags += ["--http-limit", f"{name}={value}"]
     if http.root_path:
@@ -113,7 +115,8 @@ def _flags(http: HTTPOptions, location: ProxyLocation) -> list[str]:
 
 
 def _warn_of_difference(session: Session, http: HTTPOptions) -> None:
-    asked, has = f"{http.host}:{http.port}", session.identity.http_address
+    asked = f"{'https://' if http.ssl_certfile else ''}{http.host}:{http.port}"
+    has = session.identity.http_address
     if http != HTTPOptions() and asked != has:
         log.warning("the running cluster serves HTTP at %s; http_options with %s are ignored", has, asked)
     ignored = [name for name in _NODES_OWN if getattr(http, name) != getattr(HTTPOptions(), name)]
@@ -236,7 +239,7 @@ def _start_if_needed() -> Session:
 
 def url_of(session: Session, route_prefix: str) -> str:
     prefix = "" if route_prefix == "/" else route_prefix
-    return f"http://{reachable(session.identity.http_address)}{prefix}/"
+    return f"{reachable(session.identity.http_address)}{prefix}/"
 
 
 def check_target(one: RunTarget) -> None:

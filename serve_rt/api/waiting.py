@@ -95,7 +95,12 @@ def until_routed(http_address: str, spec: ApplicationSpec) -> None:
 
 
 def _routes(http_address: str) -> dict[str, str]:
-    connection = http.client.HTTPConnection(reachable(http_address), timeout=2.0)
+    url = reachable(http_address)
+    connection = http.client.HTTPConnection(url.partition("://")[2], timeout=2.0)
+    if url.startswith("https"):
+        from serve_rt.credentials.http_tls import probe_context  # where it is asked for
+
+        connection = http.client.HTTPSConnection(url.partition("://")[2], timeout=2.0, context=probe_context())
     try:
         connection.request("GET", "/-/routes")
         answer = connection.getresponse()
@@ -109,6 +114,12 @@ def _routes(http_address: str) -> dict[str, str]:
 
 
 def reachable(http_address: str) -> str:
-    """host:port to connect to when the proxy listens on all addresses."""
-    host, _, port = http_address.rpartition(":")
-    return f"127.0.0.1:{port}" if host in ("0.0.0.0", "::", "[::]", "") else http_address
+    """`http://host:port` to connect to, also when the proxy listens on all addresses.
+
+    >>> reachable("0.0.0.0:8000"), reachable("https://10.0.0.1:8443")
+    ('http://127.0.0.1:8000', 'https://10.0.0.1:8443')
+    """
+    scheme, separator, rest = http_address.rpartition("://")
+    host, _, port = rest.rpartition(":")
+    named = f"127.0.0.1:{port}" if host in ("0.0.0.0", "::", "[::]", "") else rest
+    return f"{scheme if separator else 'http'}://{named}"

@@ -81,6 +81,10 @@ class HTTPOptions:
     root_path: str = ""
     request_timeout_s: float | None = None
     keep_alive_timeout_s: float = 90.0
+    ssl_keyfile: str | None = None
+    ssl_certfile: str | None = None
+    ssl_keyfile_password: str | None = None
+    ssl_ca_certs: str | None = None
     limits: Mapping[str, float] = field(default_factory=dict)
     """Ours: what clients may send; the rows are in serve_rt/proxy/README.md."""
 
@@ -100,8 +104,23 @@ class HTTPOptions:
             check_number("HTTPOptions.request_timeout_s", self.request_timeout_s)
             if self.request_timeout_s < 0:  # Ray's way to say "none"
                 object.__setattr__(self, "request_timeout_s", None)
+        self._check_ssl()
         if self.location is not None:
             self._check_location(self.location)
+
+    def _check_ssl(self) -> None:
+        if bool(self.ssl_certfile) != bool(self.ssl_keyfile):
+            raise ValueError("HTTPOptions: ssl_keyfile and ssl_certfile must be given together.")
+        if self.ssl_keyfile_password:
+            raise ValueError(
+                "HTTPOptions.ssl_keyfile_password is not supported: give a key without a password, "
+                "in a file that only this user can read."
+            )
+        if self.ssl_ca_certs:
+            raise ValueError(
+                "HTTPOptions.ssl_ca_certs is not supported: put intermediate certificates into ssl_certfile, "
+                "and check client certificates in a proxy before this one."
+            )
 
     def _check_location(self, location: str) -> None:
         warnings.warn("`http_options.location` is deprecated, use `proxy_location`", DeprecationWarning, 4)

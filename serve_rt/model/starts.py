@@ -52,6 +52,9 @@ class ProxyStart:
     keep_alive_timeout_s: float = 90.0
     limits: Mapping[str, float] = field(default_factory=dict)
     """Rows of `serve_rt.proxy.limits` that are not as usual."""
+    ssl_certfile: str = ""
+    ssl_keyfile: str = ""
+    """Both: HTTPS."""
     accepting_path: str = ""
     """Where the worker writes its pid once it accepts: only then may its predecessor go."""
     software: str = ""

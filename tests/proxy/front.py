@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -97,16 +98,16 @@ async def read_answer(reader: asyncio.StreamReader) -> bytes:
 
 
 @contextlib.asynccontextmanager
-async def front(**changed: object) -> AsyncIterator[Front]:
+async def front(*, tls: ssl.SSLContext | None = None, root_path: str = "", **changed: object) -> AsyncIterator[Front]:
     limits = replace(LIMITS, **changed)  # type: ignore[arg-type]  # fields of Limits
     behind = Replicas()
     routers = Routers(CLUSTER, TOKEN, "proxy")
     age = NoAge()
-    app = ProxyApp(routers, age, limits)
+    app = ProxyApp(routers, age, limits, root_path=root_path)
     server = HttpServer(app, limits)
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))
-    await server.start(sock)
+    await server.start(sock, tls)
     made = Front(behind, routers, app, server, sock.getsockname()[1], age)
     try:
         yield made

@@ -92,6 +92,52 @@ async def test_100_continue_does_not_come_for_a_body_that_is_too_large() -> None
         assert raw.startswith(b"HTTP/1.1 413") and b"connection: close" in raw
 
 
+async def test_a_root_path_that_a_proxy_before_us_took_off_is_put_on_again() -> None:
+    async with front(root_path="/base") as proxy:
+        one = await proxy.replicas.start("one")
+        one.handler.act = describe
+        await proxy.serve(one, app=replace(APP, route_prefix="/app"))
+        said = json.loads((await proxy.get("/app/x?q=1")).body)
+        assert (said["path"], said["root_path"], said["query"]) == ("/base/app/x", "/base/app", "q=1")
+
+
+async def test_what_is_of_one_hop_or_only_ours_to_say_is_not_passed_on() -> None:
+    async with front() as proxy:
+        one = await proxy.replicas.start("one")
+        seen: list[dict[str, str]] = []
+
+        def act(request: ServerRequest) -> None:
+            flat = [value.decode() for value in request.open.http.headers]
+            seen.append(dict(zip(flat[::2], flat[1::2], strict=True)))
+            hop = (b"keep-alive", b"x", b"transfer-encoding", b"chunked", b"te", b"x", b"upgrade", b"h2c")
+            request.head(200, (*hop, b"x-kept", b"1"), body=b"ok", end=True)
+            request.finished()
+
+        one.handler.act = act
+        await proxy.serve(one)
+        sent = {
+            "connection": "keep-alive, x-private",
+            "x-private": "1",
+            "te": "trailers",
+            "keep-alive": "5",
+            "proxy-connection": "x",
+            "proxy-authorization": "x",
+            "forwarded": "for=6.6.6.6",
+            "x-forwarded-for": "6.6.6.6",
+            "x-forwarded-proto": "https",
+            "x-forwarded-host": "evil",
+            "x-forwarded-port": "1",
+            "x-kept": "1",
+        }
+        answered = await proxy.get("/", "".join(f"{name}: {value}\r\n" for name, value in sent.items()))
+        ours = {"host", "x-request-id", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host"}
+        assert set(seen[0]) == {"x-kept", *ours}
+        assert (seen[0]["x-forwarded-for"], seen[0]["x-forwarded-proto"]) == ("127.0.0.1", "http")
+        assert seen[0]["x-forwarded-host"] == "test"
+        assert answered.body == b"ok" and answered.headers["x-kept"] == "1"
+        assert not {"keep-alive", "transfer-encoding", "te", "upgrade"} & set(answered.headers)
+
+
 async def test_head_says_what_get_would_and_sends_no_body() -> None:
     async with front() as proxy:
         await described(proxy)
