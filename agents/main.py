@@ -17,7 +17,7 @@ from typing import Any
 
 import click
 
-from serve_rt.agents.settings import PortRange, Settings, parse_endpoints, parse_labels, parse_memory
+from serve_rt.agents.settings import MAX_PROXY_WORKERS, PortRange, Settings, parse_endpoints, parse_labels, parse_memory
 from serve_rt.config.paths import StateDir
 from serve_rt.errors import ServeException
 from serve_rt.model.starts import EtcdAddress
@@ -72,7 +72,7 @@ _state_dir = click.option(
 @_state_dir
 @click.option("--controller/--no-controller", default=True, help="be a candidate for the cluster's leader")
 @click.option("--proxy/--no-proxy", default=True, help="serve HTTP on this node")
-@click.option("--proxy-workers", type=click.IntRange(0, 256), default=1, show_default=True)
+@click.option("--proxy-workers", type=click.IntRange(0, MAX_PROXY_WORKERS), default=1, show_default=True)
 @click.option("--drain-on-term", is_flag=True, help="SIGTERM ends the node instead of this process only")
 @click.option("--insecure", is_flag=True, help="allow addresses that other machines can reach, without TLS")
 @click.option("--log-level", type=click.Choice(_LEVELS, case_sensitive=False), default="INFO", show_default=True)

@@ -15,6 +15,8 @@ from serve_rt.config.paths import StateDir
 from serve_rt.errors import ConfigError
 from serve_rt.model.starts import EtcdAddress
 
+MAX_PROXY_WORKERS = 64
+"""As many as the launcher holds sockets for (`launcher/http_sockets`)."""
 _NODE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _CLUSTER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _MEMORY = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]i?)?B?", re.IGNORECASE)
@@ -121,8 +123,8 @@ class Settings:
                 raise ConfigError(f"{option} {name!r} may hold letters, digits, '.', '_', '-', at most 63 of them")
         if self.num_cpus is not None and self.num_cpus < 0:
             raise ConfigError(f"--num-cpus {self.num_cpus} is negative")
-        if not 0 <= self.proxy_workers <= 256:
-            raise ConfigError(f"--proxy-workers {self.proxy_workers} must lie within 0-256")
+        if not 0 <= self.proxy_workers <= MAX_PROXY_WORKERS:
+            raise ConfigError(f"--proxy-workers {self.proxy_workers} must lie within 0-{MAX_PROXY_WORKERS}")
         self._check_http()
         return self
 

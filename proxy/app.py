@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import os
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
@@ -88,7 +89,13 @@ class ProxyApp:
         return not_found(path)
 
     def counters(self) -> dict[str, int]:
-        return {**self._routers.counters(), "forwarded": self._forward.requests, "client_left": self._forward.left}
+        """Of this worker alone; which one answers is the kernel's choice."""
+        return {
+            "pid": os.getpid(),
+            **self._routers.counters(),
+            "forwarded": self._forward.requests,
+            "client_left": self._forward.left,
+        }
 
     def _health(self) -> Answer:
         if self.draining:

@@ -88,6 +88,17 @@ class Echo:
         await asyncio.sleep(float(body.get("sleep_s", 0.0)))
         return JSONResponse(self.said(body["nonce"]))
 
+    async def do_json(self, request: Request) -> Response:
+        """What the body says, whatever it is; how user code usually treats a body that it does not know."""
+        try:
+            value = await request.json()
+        except ValueError as error:
+            return PlainTextResponse(str(error)[:100], 400)
+        return JSONResponse({"type": type(value).__name__, **self.said("")})
+
+    async def do_size(self, request: Request) -> Response:
+        return JSONResponse({"size": len(await request.body()), **self.said("")})
+
     async def do_exit(self, request: Request) -> Response:
         os._exit(3)
 
