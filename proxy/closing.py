@@ -58,14 +58,15 @@ class BoundedClosing(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._bound_writing()
+        self.bound_writing()
 
     def resume_writing(self) -> None:
         super().resume_writing()
         if not self._refusal:
             self._reads_again()
 
-    def _bound_writing(self) -> None:
+    def bound_writing(self) -> None:
+        """Before a close, too: a transport waits without end for what it has to flush."""
         if self._stalled is None:
             self._stalled = self.loop.call_later(self.limits.write_timeout_s, self.transport.abort)
 
@@ -74,11 +75,12 @@ class BoundedClosing(HttpToolsProtocol):
             self._stalled.cancel()
             self._stalled = None
 
-    def on_response_complete(self) -> None:
-        super().on_response_complete()
+    def on_response_in_a_task(self) -> None:
+        """uvicorn's own road for an answer; `write_whole` sees to its own end."""
+        self.on_response_complete()
         if self.transport.is_closing():
-            self._bound_writing()  # a transport waits without end for what it has to flush
+            self.bound_writing()
 
     def timeout_keep_alive_handler(self) -> None:
         super().timeout_keep_alive_handler()
-        self._bound_writing()
+        self.bound_writing()

@@ -139,7 +139,8 @@ class ProxyHttpProtocol(BoundedClosing):
         self._head_bytes = self._hosts = 0
         self._coding = None
         self._upgrade = False
-        self._unset_keepalive_if_required()
+        if self.timeout_keep_alive_task is not None:
+            self._unset_keepalive_if_required()
         self.scope["serve_rt.connection"] = self  # type: ignore[typeddict-unknown-key]  # ASGI allows own keys
 
     def on_url(self, url: bytes) -> None:
@@ -152,17 +153,18 @@ class ProxyHttpProtocol(BoundedClosing):
             return  # a trailer: nobody was promised it, and it must not look like a header
         name = name.lower()
         if name in _LOOKED_AT:
-            self._look_at(name, value)
+            if value == self._host and name == b"host":
+                self._hosts += 1  # the same as in this connection's last request
+            else:
+                self._look_at(name, value)
         self.headers.append((name, value))
 
     def _look_at(self, name: bytes, value: bytes) -> None:
         if name == b"host":
             self._hosts += 1
-            value = value.strip(b" \t")
-            if value != self._host:
-                if not _HOST.fullmatch(value):
-                    self._stop_parsing(400)
-                self._host = value
+            self._host = value = value.strip(b" \t")
+            if not _HOST.fullmatch(value):
+                self._stop_parsing(400)
         elif name == b"expect":
             self.expect_100_continue = value.lower() == b"100-continue"
         elif name == b"upgrade":
@@ -173,12 +175,17 @@ class ProxyHttpProtocol(BoundedClosing):
             self._coding = value
 
     def on_headers_complete(self) -> None:
-        if len(self.headers) > self.limits.header_count or self._head_is_too_large():
+        limits = self.limits
+        if len(self.headers) > limits.header_count:
             self._stop_parsing(431)
+        if self._head_bytes + self._read_bytes > limits.header_bytes:  # else all that was read is less
+            self._check_size()
         self._check_head()
         self._in_head = False
-        self._stop_head_timer()
-        self._unset_keepalive_if_required()
+        if self._head_timer is not None:
+            self._stop_head_timer()
+        if self.timeout_keep_alive_task is not None:
+            self._unset_keepalive_if_required()
         self._framing_bytes = self._discarded_bytes = 0
         try:
             super().on_headers_complete()
@@ -189,11 +196,10 @@ class ProxyHttpProtocol(BoundedClosing):
         if self.http_server.draining and self.cycle is not None:
             self.cycle.keep_alive = False
 
-    def _head_is_too_large(self) -> bool:
-        limit = self.limits.header_bytes
-        if self._head_bytes + self._read_bytes <= limit:
-            return False  # the usual case: all that was read is less
-        return len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > limit
+    def _check_size(self) -> None:
+        size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+        if size > self.limits.header_bytes:
+            self._stop_parsing(431)
 
     def _check_head(self) -> None:
         """What llhttp lets pass, and two readers could understand in two ways."""
@@ -237,9 +243,12 @@ class ProxyHttpProtocol(BoundedClosing):
             self._stop_parsing(413)
 
     def on_message_complete(self) -> None:
-        super().on_message_complete()
-        if self.cycle is not None:
-            self.cycle.more_body = False  # uvicorn leaves it when the answer came first
+        """As uvicorn's, which leaves `more_body` when the answer came first."""
+        cycle = self.cycle
+        if cycle is not None and cycle.more_body:  # else it is a WebSocket's head, and the request before it
+            cycle.more_body = False
+            if not cycle.response_complete:
+                cycle.message_event.set()
 
     def _count_framing(self, size: int) -> None:
         """Of a chunked body: sizes, extensions and trailers, which llhttp reads without end."""
@@ -267,6 +276,7 @@ class ProxyHttpProtocol(BoundedClosing):
         elif not cycle.response_complete:
             if not cycle.more_body or cycle.response_started or self.pipeline:
                 self.transport.close()
+                self.bound_writing()
                 return
             self.transport.write(raw_answer(status))
             self._give_up(cycle)
@@ -314,10 +324,11 @@ class ProxyHttpProtocol(BoundedClosing):
 
     def _begin(self, cycle: RequestResponseCycle) -> None:
         if cycle.more_body or not self.http_server.begin(cast(dict[str, Any], cycle.scope)):
-            super()._start_asgi_task(cycle, self.app)
+            self.run(cycle, self.app)
 
     def run(self, cycle: RequestResponseCycle, app: Callable[[Any, Any, Any], Awaitable[None]]) -> None:
         """Let `app` write the answer of a request that was begun, in a task. Any: ASGI, in uvicorn's words."""
+        cycle.on_response = self.on_response_in_a_task
         super()._start_asgi_task(cycle, app)
 
     def write_whole(self, cycle: RequestResponseCycle, status: int, headers: Headers, body: bytes) -> bool:
@@ -347,6 +358,7 @@ class ProxyHttpProtocol(BoundedClosing):
                 self.linger()
             else:
                 self.transport.close()
+                self.bound_writing()
         cycle.on_response()
         del cycle.scope["serve_rt.cycle"]  # type: ignore[typeddict-item]  # or each request would be a cycle of references
         return True

@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import resource
 import time
+from pathlib import Path
 
 import pytest
 
@@ -101,6 +102,4 @@ def test_slow_loris_is_told_408_and_good_clients_lose_nothing(
 
 
 def sockets_of(process: ProcessId) -> int:
-    from pathlib import Path
-
     return sum(1 for _ in Path(f"/proc/{process.pid}/fd").iterdir())
