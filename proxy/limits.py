@@ -38,6 +38,8 @@ class Limits:
     """Of a connection between two requests. `--http-keep-alive-timeout-s` sets the same."""
     write_timeout_s: float = 60.0
     """A client that leaves so long unread what waits for it is cut off."""
+    unsent_bytes: int = 256 << 10
+    """Of one connection, what the kernel may hold for a client that has no room; then the answer's generator waits."""
     drain_s: float = 30.0
     """How long a lame duck leaves idle connections open."""
     drain_busy_s: float = 600.0

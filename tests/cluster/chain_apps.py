@@ -160,9 +160,46 @@ def timed(options: dict[str, Any], **arguments: Any) -> serve.Application:
     return serve.deployment(Timed).options(**options).bind(**arguments)
 
 
+PIECE = bytes(range(256)) * 64
+"""16 KiB."""
+
+
+class Producer:
+    """`/fast?key=…&pieces=…` as fast as it is read, `/slow?…` a line each 10 ms; `/state` tells what was produced."""
+
+    def __init__(self) -> None:
+        self.produced: dict[str, int] = {}
+        self.ended_s: dict[str, float] = {}
+
+    async def __call__(self, request: Request) -> Response:
+        doing = request.url.path.rstrip("/").rpartition("/")[2]
+        if doing == "state":
+            return JSONResponse({"produced": self.produced, "ended_s": self.ended_s})
+        key, pieces = request.query_params["key"], int(request.query_params["pieces"])
+        return StreamingResponse(self.fast(key, pieces) if doing == "fast" else self.slow(key, pieces))
+
+    async def fast(self, key: str, pieces: int) -> AsyncIterator[bytes]:
+        try:
+            for number in range(pieces):
+                self.produced[key] = number * len(PIECE)
+                yield PIECE
+        finally:
+            self.ended_s[key] = time.monotonic()
+
+    async def slow(self, key: str, pieces: int) -> AsyncIterator[bytes]:
+        for number in range(pieces):
+            yield f"{key} {number}\n".encode()
+            await asyncio.sleep(0.01)
+
+
+def producer(options: dict[str, Any]) -> serve.Application:
+    return serve.deployment(Producer).options(**options).bind()
+
+
 BUILDERS: dict[str, Callable[..., serve.Application]] = {
     "chain": chain,
     "suicidal": suicidal,
     "one_at_a_time": one_at_a_time,
     "timed": timed,
+    "producer": producer,
 }
