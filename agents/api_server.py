@@ -86,6 +86,12 @@ class AgentService:
         reply: pb.ChangeReply = await self._leader.ask("Delete", request)
         return reply
 
+    async def rollback(self, request: pb.RollbackRequest, context: Context) -> pb.ChangeReply:
+        _refuse_second_forward(request.forwarded)
+        request.forwarded = True
+        reply: pb.ChangeReply = await self._leader.ask("Rollback", request)
+        return reply
+
     # --- reads ----------------------------------------------------------------------------------------------------
 
     async def status(self, request: pb.StatusRequest, context: Context) -> pb.StatusReply:

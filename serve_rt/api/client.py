@@ -70,6 +70,12 @@ class AgentClient:
         """Delete one application; "" deletes all."""
         await self._change("Delete", pb.DeleteRequest(app=app, deploy_id=deploy_id))
 
+    async def rollback(self, app: str, to_version: int, deploy_id: str) -> tuple[int, ApplicationSpec]:
+        """The version gone back to, and the record that asks for it. *Errors*: NotFoundError naming what there is."""
+        request = pb.RollbackRequest(app=app, to_version=to_version, deploy_id=deploy_id)
+        reply = await self._change("Rollback", request)
+        return int(reply.version), records.decode(reply.application, ApplicationSpec, source="the rollback's answer")
+
     async def status(self) -> ServeStatus:
         reply = await self._ask("Status", pb.StatusRequest(), READ_TIMEOUT_S)
         return records.decode(reply.status, ServeStatus, source=f"status from {self.address}")
@@ -90,14 +96,13 @@ class AgentClient:
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error, f"logs from {self.address}") from error
 
-    async def _change(self, method: str, request: Any) -> None:
+    async def _change(self, method: str, request: Any) -> Any:  # Any: messages differ by method
         """Ask until a leader has answered, at most CHANGE_TIMEOUT_S."""
         loop = asyncio.get_running_loop()
         give_up_at, backoff = loop.time() + CHANGE_TIMEOUT_S, Backoff(0.05, 1.0)
         while True:
             try:
-                await self._ask(method, request, max(0.1, give_up_at - loop.time()))
-                return
+                return await self._ask(method, request, max(0.1, give_up_at - loop.time()))
             except ServeException as error:
                 pause_s = backoff.next_s()
                 if not error.retryable or loop.time() + pause_s > give_up_at:

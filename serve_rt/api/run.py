@@ -290,6 +290,21 @@ def delete(name: str, _blocking: bool = True) -> None:
         until_deleted(session, [name])
 
 
+def rollback(name: str, to_version: int | None = None, _blocking: bool = True) -> int:
+    """Deploy a former version of an application again, by default the last good one before the present one; its
+    number. `serve.status().applications[name].versions` and `serve history` list them.
+
+    *Errors*: NotFoundError naming the versions there are; RuntimeError when that version fails now.
+    """
+    if to_version is not None and to_version < 1:
+        raise ValueError(f"to_version={to_version} must be the number of a version, 1 or more.")
+    session = _need_session()
+    number, spec = session.run(session.client.rollback(name, to_version or 0, uuid.uuid4().hex))
+    if _blocking:
+        until_running(session, spec)
+    return number
+
+
 def shutdown() -> None:
     """Delete all applications, and stop the cluster if this process started it."""
     session = sessions.find()

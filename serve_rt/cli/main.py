@@ -1,4 +1,4 @@
-"""The `serve` command: run, status, delete, shutdown, nodes, logs.
+"""The `serve` command: run, status, history, rollback, delete, shutdown, nodes, logs.
 
 Only click is imported here; each verb loads what it needs, so `serve --help` is quick and `serve run` can start the
 cluster before anything else. What a user can mend is told in a sentence and an exit code, never with our stack trace.
@@ -97,6 +97,29 @@ def delete(app: str, address: str | None, state_dir: Path | None) -> None:
     from serve_rt.cli.change import delete_application
 
     delete_application(app, address, state_dir)
+
+
+@main.command()
+@click.argument("app")
+@_address
+@_state_dir
+def history(app: str, address: str | None, state_dir: Path | None) -> None:
+    """Show the last versions of the application APP, and which of them answers."""
+    from serve_rt.cli.versions import print_history
+
+    print_history(app, address, state_dir)
+
+
+@main.command()
+@click.argument("app")
+@click.option("--to", "to_version", type=click.IntRange(1), default=None, help="[default: the good one before]")
+@_address
+@_state_dir
+def rollback(app: str, to_version: int | None, address: str | None, state_dir: Path | None) -> None:
+    """Deploy a former version of the application APP again, and wait until it runs."""
+    from serve_rt.cli.versions import roll_back
+
+    roll_back(app, to_version, address, state_dir)
 
 
 @main.command()

@@ -1,4 +1,4 @@
-"""The Controller service: Deploy and Delete, by compare-and-swap on `/apps/<app>`, under the leader's fence.
+"""The Controller service: Deploy, Delete and Rollback, by compare-and-swap on `/apps/<app>`, under the leader's fence.
 
 Called by agents, which forward what drivers and the CLI ask. Every controller process serves it; all but the leader
 answer NotLeader with the leader's address. What comes next: the mirror shows the record and the loop plans.
@@ -16,11 +16,12 @@ import grpc.aio
 
 from serve_rt.aio import Clock
 from serve_rt.controller.validate import check_application, check_prefix_is_free
-from serve_rt.errors import ConflictError, NotLeaderError
+from serve_rt.errors import ConflictError, NotFoundError, NotLeaderError
 from serve_rt.etcd.contract import EtcdStore
 from serve_rt.etcd.election import Leadership
 from serve_rt.etcd.keys import Keys
 from serve_rt.etcd.values import Put, absent, modified_at
+from serve_rt.model.application import version_before
 from serve_rt.model.cluster import Cluster, Versioned
 from serve_rt.model.ids import AppName, VersionId
 from serve_rt.model.spec import ApplicationSpec, DeploymentSpec
@@ -69,6 +70,30 @@ class ControllerService:
                 revision = max(revision, await self._swap(app, _deleted))
         return pb.ChangeReply(deploy_id=request.deploy_id, revision=revision)
 
+    async def rollback(
+        self, request: pb.RollbackRequest, _context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.ChangeReply:
+        """*Errors*: NotFoundError naming the versions there are."""
+        self._leading()
+        app = AppName(request.app)
+        async with self._one_at_a_time:
+            await self._shown(self._leading().epoch)
+            stands = self._mirror.cluster.apps.get(app)
+            if stands is not None and stands.value.deploy_id == request.deploy_id:  # asked again
+                return _rolled_back(stands.value, stands.mod_revision)
+            number, spec = former_version(self._mirror.cluster, app, int(request.to_version))
+            asked = replace(spec, deploy_id=request.deploy_id, restores=number)
+            written = [asked]
+
+            def change(now: Versioned[ApplicationSpec] | None) -> ApplicationSpec | None:
+                if now is None or now.value.deleting:
+                    raise NotFoundError(f"there is no application {app!r}")
+                written[0] = self._deployed(now, asked, force=False, as_is=True) or now.value
+                return written[0] if written[0] is not now.value else None
+
+            revision = await self._swap(app, change)
+        return _rolled_back(written[0], revision)
+
     # --- the swap -------------------------------------------------------------------------------------------------
 
     def _leading(self) -> Leadership:
@@ -104,9 +129,9 @@ class ControllerService:
         await self._mirror.wait_for(lambda cluster: cluster.revision >= revision, SHOWN_LIMIT_S)
 
     def _deployed(
-        self, now: Versioned[ApplicationSpec] | None, asked: ApplicationSpec, *, force: bool
+        self, now: Versioned[ApplicationSpec] | None, asked: ApplicationSpec, *, force: bool, as_is: bool = False
     ) -> ApplicationSpec | None:
-        """The record after the deploy; None when this deploy was done before."""
+        """The record after the deploy; None when this deploy was done before. `as_is`: its versions are final."""
         past: tuple[str, ...] = ()
         if now is not None:
             past = (now.value.deploy_id, *now.value.past_deploy_ids)[:KEPT_DEPLOY_IDS]
@@ -115,7 +140,8 @@ class ControllerService:
                 return None
         check_prefix_is_free(asked, _prefix_holders(self._mirror.cluster))
         salt = asked.deploy_id if force else ""
-        versions = tuple(_versioned(spec, now.value if now is not None else None, salt) for spec in asked.deployments)
+        before = now.value if now is not None else None
+        versions = asked.deployments if as_is else tuple(_versioned(s, before, salt) for s in asked.deployments)
         return replace(
             asked,
             deployments=versions,
@@ -139,6 +165,28 @@ def _deleted(now: Versioned[ApplicationSpec] | None) -> ApplicationSpec | None:
     if now is None or now.value.deleting:
         return None  # Ray: deleting what is not there is no error
     return replace(now.value, deleting=True)
+
+
+def _rolled_back(spec: ApplicationSpec, revision: int) -> pb.ChangeReply:
+    return pb.ChangeReply(deploy_id=spec.deploy_id, revision=revision, application=encode(spec), version=spec.restores)
+
+
+def former_version(cluster: Cluster, app: AppName, number: int) -> tuple[int, ApplicationSpec]:
+    """The version of that number; 0 stands for the one before the present.
+
+    *Errors*: NotFoundError naming the versions there are.
+    """
+    memory, versions = cluster.served.get(app), cluster.versions.get(app, {})
+    if memory is None or app not in cluster.apps or cluster.is_reborn(app, memory.generation):
+        raise NotFoundError(f"there is no application {app!r} with former versions")
+    wanted = number or version_before(memory) or 0
+    spec = versions.get(wanted)
+    if spec is not None:
+        return wanted, spec
+    kept = ", ".join(str(n) for n in sorted(versions))
+    if not number:
+        raise NotFoundError(f"application {app!r} has no good version before the present one (kept: {kept})")
+    raise NotFoundError(f"application {app!r} has no version {number}; kept are the last ones: {kept}")
 
 
 def _reborn_at(now: Versioned[ApplicationSpec] | None) -> int:

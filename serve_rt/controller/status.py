@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
+from serve_rt.controller.history import version_overviews
 from serve_rt.controller.rollout import replicas_wanted
 from serve_rt.model.application import ApplicationMemory
 from serve_rt.model.cluster import Cluster, DeploymentMemory, RolloutPhase
@@ -124,6 +125,7 @@ def _application(
         deployments=deployments,
         deploy_id=app.deploy_id,
         route_prefix=app.route_prefix,
+        versions=version_overviews(cluster, app.name),
     )
 
 

@@ -56,6 +56,14 @@ class ApplicationMemory:
         return {*recent, self.serving, *self.good[:1]}
 
 
+def version_before(memory: ApplicationMemory) -> int | None:
+    """Where a rollback leads that names no version: from a version on its way, or a refused one, to what serves; from
+    a good one to the good one before it."""
+    if memory.asked not in memory.good:
+        return memory.last_good
+    return memory.good[1] if len(memory.good) > 1 else None
+
+
 def same_content(a: ApplicationSpec, b: ApplicationSpec) -> bool:
     """Asked twice for the same, whoever asked and when."""
     return _content(a) == _content(b)

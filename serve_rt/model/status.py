@@ -54,6 +54,34 @@ class DeploymentStatusOverview:
     message: str = ""
 
 
+class VersionState(enum.StrEnum):
+    SERVING = "SERVING"
+    ASKED = "ASKED"
+    """On its way: the routes still lead to the one that serves."""
+    GOOD = "GOOD"
+    """It was reached once."""
+    REFUSED = "REFUSED"
+    """It was rolled back from, or failed."""
+    SUPERSEDED = "SUPERSEDED"
+    """Another one was asked for before it was reached."""
+
+
+@dataclass(frozen=True, slots=True)
+class VersionOverview:
+    """One of the last versions of an application, as it was asked for."""
+
+    number: int
+    state: VersionState
+    deployed_time_s: float = 0.0
+    ingress: str = ""
+    deployments: Mapping[str, str] = field(default_factory=dict)
+    """Deployment -> digest of its code, arguments and resources."""
+    import_path: str = ""
+    restores: int = 0
+    """The version that a rollback asked for; 0: it came by a deploy."""
+    message: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class ApplicationStatusOverview:
     status: ApplicationStatus
@@ -62,6 +90,8 @@ class ApplicationStatusOverview:
     deployments: Mapping[str, DeploymentStatusOverview] = field(default_factory=dict)
     deploy_id: str = ""
     route_prefix: str | None = None
+    versions: tuple[VersionOverview, ...] = ()
+    """Newest first."""
 
 
 @dataclass(frozen=True, slots=True)

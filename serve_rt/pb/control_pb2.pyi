@@ -25,13 +25,29 @@ class DeleteRequest(_message.Message):
     forwarded: bool
     def __init__(self, app: _Optional[str] = ..., deploy_id: _Optional[str] = ..., forwarded: bool = ...) -> None: ...
 
+class RollbackRequest(_message.Message):
+    __slots__ = ("app", "to_version", "deploy_id", "forwarded")
+    APP_FIELD_NUMBER: _ClassVar[int]
+    TO_VERSION_FIELD_NUMBER: _ClassVar[int]
+    DEPLOY_ID_FIELD_NUMBER: _ClassVar[int]
+    FORWARDED_FIELD_NUMBER: _ClassVar[int]
+    app: str
+    to_version: int
+    deploy_id: str
+    forwarded: bool
+    def __init__(self, app: _Optional[str] = ..., to_version: _Optional[int] = ..., deploy_id: _Optional[str] = ..., forwarded: bool = ...) -> None: ...
+
 class ChangeReply(_message.Message):
-    __slots__ = ("deploy_id", "revision")
+    __slots__ = ("deploy_id", "revision", "application", "version")
     DEPLOY_ID_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
+    APPLICATION_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
     deploy_id: str
     revision: int
-    def __init__(self, deploy_id: _Optional[str] = ..., revision: _Optional[int] = ...) -> None: ...
+    application: bytes
+    version: int
+    def __init__(self, deploy_id: _Optional[str] = ..., revision: _Optional[int] = ..., application: _Optional[bytes] = ..., version: _Optional[int] = ...) -> None: ...
 
 class StatusRequest(_message.Message):
     __slots__ = ("app",)

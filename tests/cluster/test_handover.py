@@ -56,3 +56,21 @@ def test_a_bad_version_under_another_ingress_name_changes_nothing(cluster_of: Cl
     assert load.report.lost == 0 and load.report.refused == 0, load.report.summary()
     assert {record.version for record in load.report.records} == {"v1"}
     assert before == {handle.key for handle in cluster.await_replicas(2)}, "the same processes serve on"
+
+
+def test_rollback_by_the_cli_loses_nothing(cluster_of: ClusterFactory, show: Show) -> None:
+    cluster = cluster_of()
+    cluster.deploy("echo", num_replicas=2, arguments={"version": "v1"})
+    cluster.deploy("front", num_replicas=2, arguments={"version": "v2"})
+    with LoadProcess(cluster.node.http_port, rate_per_s=RATE) as load:
+        time.sleep(0.5)
+        back = cluster.cli("rollback", "default")
+        eventually(lambda: cluster.node.json("/?nonce=x")["version"] == "v1", 20, "v1 answers")
+        eventually(lambda: _deployments(cluster) == {"Echo"}, 20, "v2 is gone")
+    show("serve rollback", load.report)
+    assert back.returncode == 0 and "runs version 1 again" in back.stdout, back.stdout + back.stderr
+    assert load.report.lost == 0 and load.report.refused == 0, load.report.summary()
+    history = cluster.cli("history", "default").stdout
+    assert "version 1" in history and history.count("GOOD") == 2 and history.count("SERVING") == 1, history
+    missing = cluster.cli("rollback", "default", "--to", "9")
+    assert missing.returncode == 1 and "kept are the last ones: 1, 2, 3" in missing.stderr

@@ -4,8 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+from collections.abc import Iterator
 
 import pytest
+
+from tests.etcd.etcd_server import EtcdServer
+
+
+@pytest.fixture(scope="module")
+def etcd_server() -> Iterator[EtcdServer]:
+    server = EtcdServer()
+    try:
+        asyncio.run(server.start())
+        yield server
+    finally:
+        server.close()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -203,6 +203,9 @@ class Stage:
     async def delete(self, app: str) -> pb.ChangeReply:
         return await self._call("Delete", pb.DeleteRequest(app=app), "")
 
+    async def rollback(self, app: str, to_version: int = 0, deploy_id: str = "back") -> pb.ChangeReply:
+        return await self._call("Rollback", pb.RollbackRequest(app=app, to_version=to_version, deploy_id=deploy_id), "")
+
     async def _call(self, method: str, request: Any, address: str) -> pb.ChangeReply:
         async with control_channel(address or await self.leader(), self.token) as channel:
             stub = Stub(channel, pb.DESCRIPTOR.services_by_name["Controller"])

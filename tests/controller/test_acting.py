@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -31,16 +31,6 @@ from serve_rt.wire.records import encode
 from tests.controller.stage import KEYS, Stage
 from tests.controller.world import World, application, deployment_spec, node_record
 from tests.etcd.etcd_server import EtcdServer
-
-
-@pytest.fixture(scope="module")
-def etcd_server() -> Iterator[EtcdServer]:
-    server = EtcdServer()
-    try:
-        asyncio.run(server.start())
-        yield server
-    finally:
-        server.close()
 
 
 @asynccontextmanager

@@ -1,0 +1,149 @@
+"""Versions of an application: which ones are kept, what a rollback leads to, and that nobody's deploy is lost."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from serve_rt.controller.history import version_overviews
+from serve_rt.errors import NotFoundError
+from serve_rt.model.application import KEPT_APP_VERSIONS, ApplicationMemory, same_content, version_before
+from serve_rt.model.ids import AppName
+from serve_rt.model.spec import ApplicationSpec
+from serve_rt.model.status import VersionState
+from tests.controller.stage import Stage
+from tests.controller.test_acting import on_fake, on_real
+from tests.controller.world import World, application, deployment_spec, node_record
+from tests.etcd.etcd_server import EtcdServer
+
+X = AppName("x")
+
+
+def version(number: int, **options: object) -> ApplicationSpec:
+    return application("x", deployment_spec(version=f"v{number}", **options), deploy_id=f"deploy {number}")
+
+
+@pytest.mark.parametrize(
+    ("memory", "expected"),
+    [
+        (ApplicationMemory(X, 1, asked=1, serving=1), None),
+        (ApplicationMemory(X, 1, asked=1, serving=1, good=(1,)), None),
+        (ApplicationMemory(X, 1, asked=3, serving=3, good=(3, 1)), 1),
+        (ApplicationMemory(X, 1, asked=3, serving=2, good=(2, 1)), 2),
+        (ApplicationMemory(X, 1, asked=3, serving=2, good=(2, 1), refused=True), 2),
+    ],
+    ids=["never good", "the first", "the good one before", "one on its way", "a refused one"],
+)
+def test_where_a_rollback_leads(memory: ApplicationMemory, expected: int | None) -> None:
+    assert version_before(memory) == expected
+
+
+def test_the_last_five_and_the_last_good_one_are_kept() -> None:
+    world = World(failing={f"v{n}" for n in range(2, 10)})
+    world.add_node(node_record("a"))
+    for number in range(1, 10):
+        world.deploy(version(number))
+        world.settle()
+    kept = sorted(world.cluster.versions[X])
+    assert kept == [1, *range(9 - KEPT_APP_VERSIONS + 1, 10)]
+    states = {one.number: one.state for one in version_overviews(world.cluster, X)}
+    assert states[1] is VersionState.SERVING and set(states.values()) == {VersionState.SERVING, VersionState.REFUSED}
+
+
+def test_asked_twice_for_the_same_it_is_one_version() -> None:
+    world = World()
+    world.add_node(node_record("a"))
+    for deploy_id in ("one", "two"):
+        world.deploy(replace(version(1), deploy_id=deploy_id))
+        world.settle()
+    assert sorted(world.cluster.versions[X]) == [1]
+    assert not same_content(version(1), version(1, max_ongoing_requests=7))
+
+
+def test_what_a_deleted_life_had_is_not_gone_back_to() -> None:
+    world = World()
+    world.add_node(node_record("a"))
+    for number in (1, 2):
+        world.deploy(version(number))
+        world.settle()
+    world.delete_app("x")
+    world.deploy(version(3))
+    world.settle()
+    assert [one.deployments["d"] for one in version_overviews(world.cluster, X)] == ["v3"]
+    assert version_before(world.cluster.served[X]) is None
+
+
+def test_a_light_change_is_a_version_and_restarts_nothing() -> None:
+    world = World()
+    world.add_node(node_record("a"))
+    world.deploy(version(1, num_replicas=2))
+    world.settle()
+    before = {a.replica_id for a in world.members("x")}
+    light = {"user_config_json": "7", "max_ongoing_requests": 3, "retry_safe": True, "health_check_period_s": 1.0}
+    world.deploy(replace(version(1, num_replicas=2, **light), route_prefix="/y", request_timeout_s=3.0))
+    world.settle()
+    assert {a.replica_id for a in world.members("x")} == before
+    assert {a.spec.options.user_config_json for a in world.members("x")} == {"7"}
+    serving = world.cluster.serving(X)
+    assert serving is not None and (serving.route_prefix, serving.request_timeout_s) == ("/y", 3.0)
+    assert [one.number for one in version_overviews(world.cluster, X)] == [2, 1]
+
+
+# --- through the leader -----------------------------------------------------------------------------------------------
+
+
+async def _good(stage: Stage, number: int) -> None:
+    await stage.mirror.wait_for(lambda c: X in c.served and c.served[X].last_good == number, 10)
+
+
+async def test_rollback_to_the_version_before_and_to_a_number(tmp_path: Path) -> None:
+    async with on_fake(tmp_path) as stage:
+        await stage.agent("n1")
+        await stage.candidate()
+        for number in (1, 2, 3):
+            await stage.deploy(version(number))
+            await _good(stage, number)
+        back = await stage.rollback("x")
+        again = await stage.rollback("x")
+        assert (back.version, again.version) == (2, 2), "asked twice under one deploy id it is done once"
+        await _good(stage, 4)
+        assert (await stage.rollback("x", 1, "further")).version == 1
+        await _good(stage, 5)
+        overviews = version_overviews(stage.mirror.cluster, X)
+        assert [(one.deployments["d"], one.restores) for one in overviews[:2]] == [("v1", 1), ("v2", 2)]
+
+
+async def test_rollback_names_the_versions_there_are(tmp_path: Path) -> None:
+    async with on_fake(tmp_path) as stage:
+        await stage.agent("n1")
+        await stage.candidate()
+        with pytest.raises(NotFoundError, match="no application 'x'"):
+            await stage.rollback("x")
+        await stage.deploy(version(1))
+        await _good(stage, 1)
+        with pytest.raises(NotFoundError, match="no good version before the present one"):
+            await stage.rollback("x")
+        with pytest.raises(NotFoundError, match="no version 7; kept are the last ones: 1"):
+            await stage.rollback("x", 7)
+
+
+async def test_fifty_deploys_at_once_all_land(etcd_server: EtcdServer, tmp_path: Path) -> None:
+    async with on_real(etcd_server, tmp_path) as stage:
+        await stage.agent("n1")
+        await stage.candidate()
+        await stage.leader()
+        small = deployment_spec(max_ongoing_requests=5)
+        apps = [application(f"app{n}", small, deploy_id=f"d{n}") for n in range(25)]
+        again = [application(f"app{n}", small, deploy_id=f"second{n}", prefix=f"/second{n}") for n in range(25)]
+        await asyncio.gather(*(stage.deploy(app) for app in (*apps, *again)))
+        await stage.mirror.wait_for(lambda c: len(c.served) == 25 and all(m.good for m in c.served.values()), 20)
+        cluster = stage.mirror.cluster
+        for n in range(25):
+            app = cluster.apps[AppName(f"app{n}")].value
+            assert {app.deploy_id, *app.past_deploy_ids} == {f"d{n}", f"second{n}"}, (
+                "neither overwrote the other unseen"
+            )
+            assert sum(1 for a in cluster.assignments.values() if a.app == app.name) == 1
