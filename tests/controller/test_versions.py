@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ from tests.etcd.etcd_server import EtcdServer
 X = AppName("x")
 
 
-def version(number: int, **options: object) -> ApplicationSpec:
+def version(number: int, **options: Any) -> ApplicationSpec:
     return application("x", deployment_spec(version=f"v{number}", **options), deploy_id=f"deploy {number}")
 
 
@@ -82,7 +83,12 @@ def test_a_light_change_is_a_version_and_restarts_nothing() -> None:
     world.deploy(version(1, num_replicas=2))
     world.settle()
     before = {a.replica_id for a in world.members("x")}
-    light = {"user_config_json": "7", "max_ongoing_requests": 3, "retry_safe": True, "health_check_period_s": 1.0}
+    light: dict[str, Any] = {
+        "user_config_json": "7",
+        "max_ongoing_requests": 3,
+        "retry_safe": True,
+        "health_check_period_s": 1.0,
+    }
     world.deploy(replace(version(1, num_replicas=2, **light), route_prefix="/y", request_timeout_s=3.0))
     world.settle()
     assert {a.replica_id for a in world.members("x")} == before
