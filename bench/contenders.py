@@ -49,7 +49,7 @@ def contenders() -> list[Contender]:
         ("litserve", "BENCH_LITSERVE_PYTHON", ("litserve_app.py", "{port}"), "/predict"),
     ):
         if python := os.environ.get(variable):
-            found.append(Contender(name, _peer(python, command, path)))
+            found.append(Contender(name, peer(python, command, path)))
     return found
 
 
@@ -85,15 +85,28 @@ def counters(port: int) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def bare_uvicorn() -> Iterator[Up]:
+def bare_uvicorn(target: str = "bench.peers.bare:app") -> Iterator[Up]:
     [port] = free_ports(1)
-    command = [sys.executable, "-m", "uvicorn", "bench.peers.bare:app", "--http", "httptools", "--loop", "uvloop"]
+    command = [
+        sys.executable,
+        "-m",
+        "uvicorn",
+        target,
+        "--ws",
+        "websockets-sansio",
+        "--http",
+        "httptools",
+        "--loop",
+        "uvloop",
+    ]
     command += ["--no-access-log", "--workers", "1", "--log-level", "warning", "--port", str(port), "--lifespan", "off"]
     with _process(command, port, "/") as up:
         yield up
 
 
-def _peer(python: str, command: tuple[str, ...], path: str) -> Callable[[], contextlib.AbstractContextManager[Up]]:
+def peer(python: str, command: tuple[str, ...], path: str) -> Callable[[], contextlib.AbstractContextManager[Up]]:
+    """Somebody else's server, in the environment of `python`."""
+
     def run() -> contextlib.AbstractContextManager[Up]:
         [port] = free_ports(1)
         script, *arguments = (part.format(port=port) for part in command)

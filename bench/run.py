@@ -13,7 +13,7 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.table import Table
 
-PARTS = ("http", "start", "second", "embed")
+PARTS = ("http", "shapes", "start", "second", "embed")
 
 
 def http(console: Console, quick: bool) -> None:
@@ -31,6 +31,23 @@ def http(console: Console, quick: bool) -> None:
             str(series.connections), series.name, f"{series.per_second:,.0f}", f"{series.p50_ms:.3f}",
             f"{series.p99_ms:.3f}", shown,
         )  # fmt: skip
+    console.print(table)
+
+
+def shapes(console: Console, quick: bool) -> None:
+    from bench import shapes_bench
+
+    results = shapes_bench.run(seconds=1.5 if quick else 4.0, rounds=2 if quick else 3)
+    ours = {result.title: result for result in results if result.server == "serve_rt"}
+    table = Table(title="other shapes (median of the turns; a ratio above 1 is ours the better)")
+    for column in ("what", "server", "measured", "serve_rt is"):
+        table.add_column(column, justify="right")
+    for result in results:
+        rate = result.unit == "/s"
+        measured = f"{result.median:,.0f} /s" if rate else f"{result.median:.1f} ms"
+        mine = ours[result.title].median
+        ratio = mine / result.median if rate else result.median / mine
+        table.add_row(result.title, result.server, measured, "" if result.server == "serve_rt" else f"{ratio:.2f} x")
     console.print(table)
 
 
@@ -96,6 +113,7 @@ def main() -> None:
         parser.error(f"--only {','.join(sorted(unknown))}: known are {', '.join(PARTS)}")
     measures: dict[str, Callable[[Console, bool], None]] = {
         "http": http,
+        "shapes": shapes,
         "start": start,
         "second": second,
         "embed": embed,
