@@ -197,6 +197,9 @@ class LocalApps:
     def demand(self) -> dict[DeploymentKey, tuple[int, int]]:
         return {}  # no queue and no limit: nothing waits here
 
+    def was_known(self, key: DeploymentKey) -> bool:
+        return key in self._replicas
+
     async def wait_for_change(self) -> None:
         await asyncio.sleep(0.05)  # whatever changes does so in other threads; names are looked up for a second
 

@@ -48,7 +48,7 @@ class BroadcastCall(Call):
         try:
             await self._pack()
             routes = await self._runtime.routes()
-            outgoing = self._outgoing(await find_route(self._runtime, routes, self.key))
+            outgoing = self._outgoing(await find_route(routes, self.key))
             assert outgoing.call is not None
             outgoing.pinned = outgoing.call.past_limit = True
             exchanges += await routes.router(self.key).send_everywhere(outgoing)

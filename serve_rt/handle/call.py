@@ -120,7 +120,7 @@ class Call:
     async def _open(self) -> Exchange:
         """Put the packed call on a replica."""
         routes = await self._runtime.routes()
-        route = await find_route(self._runtime, routes, self.key)
+        route = await find_route(routes, self.key)
         return await self._send(routes, route)
 
     async def _send(self, routes: RouteSource, route: DeploymentRoute) -> Exchange:
@@ -178,16 +178,15 @@ def _answers(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[int, conc
     return {id(value): value.raw_answer() for value in values if hasattr(type(value), "raw_answer")}
 
 
-async def find_route(runtime: HandleRuntime, routes: RouteSource, key: DeploymentKey) -> DeploymentRoute:
+async def find_route(routes: RouteSource, key: DeploymentKey) -> DeploymentRoute:
     """The deployment's route, waiting a moment for one that was deployed just now.
 
     *Errors*: DeploymentUnavailableError when it does not exist (any more).
     """
     route = _route_in(routes.table, key)
     if route is None:
-        patience_s = GONE_DEPLOYMENT_TIMEOUT_S if key in runtime.seen else UNKNOWN_DEPLOYMENT_TIMEOUT_S
+        patience_s = GONE_DEPLOYMENT_TIMEOUT_S if routes.was_known(key) else UNKNOWN_DEPLOYMENT_TIMEOUT_S
         route = await _appearing(routes, key, patience_s)
-    runtime.seen.add(key)
     return route
 
 

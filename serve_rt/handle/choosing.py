@@ -101,7 +101,7 @@ class ReplicaChoice:
     async def _reserve(self) -> None:
         try:
             routes = await self._runtime.routes()
-            await find_route(self._runtime, routes, self.key)
+            await find_route(routes, self.key)
             outgoing = outgoing_call(self.key, self._options, self.request_id, self._parent)
             assert outgoing.call is not None
             outgoing.call.reserve = True

@@ -21,6 +21,7 @@ class FedRoutes:
         self._feed = FeedClient(addresses, token, client_name, self._on_table, None)
         self._demand = DemandReporter(self._routers, self._feed, token)
         self._changed = asyncio.Event()
+        self._known: set[DeploymentKey] = set()
 
     @property
     def table(self) -> RouteTable | None:
@@ -32,6 +33,9 @@ class FedRoutes:
     def demand(self) -> dict[DeploymentKey, tuple[int, int]]:
         return self._routers.demand()
 
+    def was_known(self, key: DeploymentKey) -> bool:
+        return key in self._known
+
     def start(self) -> None:
         self._feed.start()
         self._demand.start()
@@ -41,6 +45,7 @@ class FedRoutes:
 
     def _on_table(self, table: RouteTable) -> None:
         self._routers.update(table)
+        self._known.update(route.key for route in table.deployments)
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 

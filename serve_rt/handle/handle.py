@@ -41,6 +41,7 @@ class DeploymentHandle(Generic[T]):
         self._options = options
         self._runtime = runtime
         """Given by tests; else the process's runtime at the time of the call."""
+        self._initialized = False
 
     # --- what it is
 
@@ -62,10 +63,13 @@ class DeploymentHandle(Generic[T]):
 
     @property
     def is_initialized(self) -> bool:
-        return self._runtime is not None or find_runtime() is not None
+        """Whether it was used, or configured by `_init`."""
+        return self._initialized
 
     def running_replicas_populated(self) -> bool:
-        return self.is_initialized
+        """Whether this process knows of a replica to send to."""
+        runtime = self._runtime or find_runtime()
+        return runtime is not None and runtime.replicas_of(self._key) > 0
 
     # --- calls
 
@@ -135,6 +139,7 @@ class DeploymentHandle(Generic[T]):
         return self._begin(make)
 
     def _begin(self, make: Callable[[Sink], Call]) -> DeploymentResponse[Any]:
+        self._initialized = True
         if self._options.stream:
             buffer = ItemBuffer()
             call = make(buffer)
@@ -164,7 +169,13 @@ class DeploymentHandle(Generic[T]):
         return self.options(method_name=name)
 
     def _init(self, **_options: Any) -> None:
-        """Ray's way to configure a handle's router before its first use; there is nothing to configure here."""
+        """Ray's way to configure a handle's router before its first use; there is nothing to configure here.
+
+        *Errors*: RuntimeError when the handle was configured or used before.
+        """
+        if self._initialized:
+            raise RuntimeError(f"{self!r} has already been initialized: `_init` comes once, before the first call")
+        self._initialized = True
 
     def shutdown(self) -> None:
         """Nothing to do: streams belong to the process, not to one handle."""

@@ -42,6 +42,10 @@ class RouteSource(Protocol):
 
     def router(self, key: DeploymentKey) -> Sender: ...
 
+    def was_known(self, key: DeploymentKey) -> bool:
+        """Whether it stood in this table or a former one: when it is missing now, it was deleted."""
+        ...
+
     async def wait_for_change(self) -> None:
         """Return when another table has arrived."""
         ...
@@ -58,8 +62,6 @@ class HandleRuntime:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, open_routes: Callable[[], Awaitable[RouteSource]]) -> None:
         self.loop = loop
-        self.seen: set[DeploymentKey] = set()
-        """Deployments that were once in the routes: one that is missing now was deleted."""
         self._open_routes = open_routes
         self._routes: asyncio.Task[RouteSource] | None = None
         self._posted: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
@@ -100,6 +102,15 @@ class HandleRuntime:
             return 0, 0
         counts = self._routes.result().demand().values()
         return sum(queued for queued, _ in counts), sum(ongoing for _, ongoing in counts)
+
+    def replicas_of(self, key: DeploymentKey) -> int:
+        """How many the routes name now, from any thread; 0 before they are opened."""
+        opened = self._routes
+        if opened is None or not opened.done() or not _succeeded(opened):
+            return 0
+        table = opened.result().table
+        routes = table.deployments if table is not None else ()
+        return sum(len(route.replicas) for route in routes if route.key == key)
 
     async def close(self) -> None:
         """On the loop."""

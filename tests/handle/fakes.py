@@ -92,6 +92,7 @@ class FakeRoutes:
     def __init__(self, router: FakeRouter, first: RouteTable) -> None:
         self.router_of_all = router
         self._table = first
+        self._known = {route.key for route in first.deployments}
         self._changed = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self.closed = False
@@ -103,12 +104,16 @@ class FakeRoutes:
     def router(self, key: DeploymentKey) -> FakeRouter:
         return self.router_of_all
 
+    def was_known(self, key: DeploymentKey) -> bool:
+        return key in self._known
+
     async def wait_for_change(self) -> None:
         await self._changed.wait()
 
     def show(self, new: RouteTable) -> None:
         def change() -> None:
             self._table = new
+            self._known |= {route.key for route in new.deployments}
             changed, self._changed = self._changed, asyncio.Event()
             changed.set()
 
