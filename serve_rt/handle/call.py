@@ -95,6 +95,11 @@ class Call:
             self._sink.fail(RequestCancelledError(self.request_id))
         else:
             self._task = asyncio.ensure_future(self._drive())
+            self._task.add_done_callback(self._driven)
+
+    def _driven(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled():  # before its first step, when not even its own except clause was reached
+            self._sink.fail(RequestCancelledError(self.request_id))
 
     def _stop(self) -> None:
         if self._task is not None:

@@ -114,7 +114,10 @@ class Dispatch:
             return
         if call.open.call.reserve:
             call.request.accept()
-        call.own_fetch(self._tasks.start(self._gather_arguments(call), name="gather arguments"))
+        gathering = self._tasks.start(self._gather_arguments(call), name="gather arguments")
+        # In place of an `except CancelledError` inside: one that is cancelled before its first step has no inside.
+        gathering.add_done_callback(lambda task: None if _succeeded(task) else call.leave())
+        call.own_fetch(gathering)
 
     def _go_method(self, call: Call) -> None:
         assert self._code is not None
@@ -139,9 +142,6 @@ class Dispatch:
                 body = gather(body, part.payload)
                 if part.end:
                     break
-        except asyncio.CancelledError:  # the caller left or the deadline passed: user code never began
-            call.leave()
-            raise
         except DecodeError as error:
             call.fail(Failure("ServeException", f"what a reserved slot is to be used for cannot be read: {error}"))
             return
@@ -174,3 +174,7 @@ class Dispatch:
 
     def __repr__(self) -> str:
         return f"<Dispatch {self._key} [{len(self._calls)} ongoing]>"
+
+
+def _succeeded(task: asyncio.Task[None]) -> bool:
+    return not task.cancelled() and task.exception() is None

@@ -55,6 +55,7 @@ class Link:
         if not route.suspect:
             self._wanted.set()
         self._keeper = tasks.start(self._keep(), name=f"link to {route.replica_id}")
+        self._keeper.add_done_callback(self._ended)  # no `finally` in it: cancelled before its first step it has none
 
     def change(self, route: ReplicaRoute) -> None:
         """The same process, perhaps suspect now or no longer: a suspect one is not dialed again."""
@@ -142,15 +143,15 @@ class Link:
     # --- keeping it open ------------------------------------------------------------------------------------------
 
     async def _keep(self) -> None:
-        try:
-            while not self.retired:
-                await self._wanted.wait()
-                self.stream = ClientStream(self._identity, self._token, self._client, self)
-                await dial(self.route.address, self.stream, self._tasks)
-                if not self.retired:
-                    await asyncio.sleep(self._backoff.next_s())
-        finally:
-            self._owner.on_link_closed(self)
+        while not self.retired:
+            await self._wanted.wait()
+            self.stream = ClientStream(self._identity, self._token, self._client, self)
+            await dial(self.route.address, self.stream, self._tasks)
+            if not self.retired:
+                await asyncio.sleep(self._backoff.next_s())
+
+    def _ended(self, _keeper: asyncio.Task[None]) -> None:
+        self._owner.on_link_closed(self)
 
     def _leave_if_idle(self) -> None:
         """A retired link goes when nothing runs on it any more."""

@@ -208,23 +208,23 @@ class Router:
         if self._assigning:  # a request that fails at once can call back into here: the outer pass goes on
             return
         self._assigning = True
-        passed_over: list[Exchange] = []
         try:
             while (exchange := self._line.first()) is not None:
-                elsewhere = exchange.link if exchange.retried else None
-                link = self._replicas.choose(elsewhere, exchange.request.multiplexed_model_id)
-                if link is not None:
-                    self._line.remove(exchange)
-                    self._reserve_for_waiting(exchange, link)
-                elif exchange.retried and self._replicas.choose() is not None:
-                    self._line.remove(exchange)  # only the replica it must not return to is free: the next may use it
-                    passed_over.append(exchange)
-                else:
+                link = self._link_for(exchange)
+                if link is None:
                     break
+                self._line.remove(exchange)
+                self._reserve_for_waiting(exchange, link)
         finally:
             self._assigning = False
-            for exchange in passed_over:
-                self._line.push(exchange)
+
+    def _link_for(self, exchange: Exchange) -> Link | None:
+        model_id = exchange.request.multiplexed_model_id
+        if not exchange.retried:
+            return self._replicas.choose(None, model_id)
+        # Elsewhere if possible. A link that broke and has room again is a new stream to the same living process: one
+        # that waited for another replica would stand in the way of everybody behind it, with nobody to wake them.
+        return self._replicas.choose(exchange.link, model_id) or self._replicas.choose(None, model_id)
 
     def _reserve_for_waiting(self, exchange: Exchange, link: Link) -> None:
         if self._cannot_make_it(exchange, 0):

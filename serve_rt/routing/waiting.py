@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
 MAX_WAITING = 4096
 MAX_HELD_BYTES = 256 << 20
+SLACK = 64
+"""Places of requests that left are swept when there are more of them than of requests, and more than this."""
 
 
 class HeldBodies:
@@ -46,6 +48,9 @@ class WaitingLine:
         if self._by_arrival.pop(exchange.arrival, None) is None:
             return False
         self._held.bytes -= len(exchange.request.body)
+        if len(self._heap) > 2 * len(self._by_arrival) + SLACK:  # many left from behind one that still waits
+            self._heap = list(self._by_arrival)
+            heapq.heapify(self._heap)
         return True
 
     def clear(self) -> list[Exchange]:

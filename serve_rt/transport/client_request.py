@@ -152,6 +152,10 @@ class ClientRequest:
         if self.listener is not None:
             self.listener.on_error(error)
 
+    def on_ended(self) -> None:
+        """User code has left after our Cancel. Without one the replica gave the work up: its caller must hear that."""
+        self.on_lost("the replica ended the request without an answer")
+
     def on_lost(self, reason: str) -> None:
         outcome = self.outcome
         self.finish()

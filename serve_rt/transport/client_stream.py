@@ -184,7 +184,7 @@ class ClientStream:
                 return True
         elif kind == "ended":
             if (request := requests.get(part.ended.id)) is not None:
-                request.finish()
+                request.on_ended()
                 return True
         elif kind == "rejected":
             self._on_rejected(part.rejected.id)

@@ -28,6 +28,14 @@ _STATES = {
     Outcome.UNKNOWN: pb.ERROR_STATE_UNKNOWN,
 }
 MAX_ERROR_BYTES = 128 << 10
+LARGEST_CODE = 0xFFFF
+"""Of a WebSocket close: two bytes on its wire."""
+
+
+def speakable(text: str) -> str:
+    """Text of user code as protobuf takes it: lone surrogates (file names that are no UTF-8 have them) are spelled
+    out. An exception with such a message must not cost its caller the answer and the replica the slot."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 class ServerRequest:
@@ -81,7 +89,13 @@ class ServerRequest:
             return
         self.accepted = True
         inline = len(body) <= INLINE_BODY_BYTES
-        message = pb.Head(id=self.open.id, status=status, headers=headers, subprotocol=subprotocol)
+        try:
+            message = pb.Head(id=self.open.id, status=status, headers=headers, subprotocol=subprotocol)
+        except (ValueError, TypeError) as error:  # of user code: a status of 10**12, a subprotocol that is no text
+            self.fail(
+                Outcome.STARTED, "UserError", f"the head of the answer (status {status!r}) cannot be sent: {error}"
+            )
+            return
         if inline:
             message.body = body
             message.end = end
@@ -96,6 +110,8 @@ class ServerRequest:
             return
         self.accepted = True
         self._stream.data_sent += 1
+        if code or reason:  # of user code: encoded later, by the writer, where it would end everybody's stream
+            code, reason = code if 0 <= code <= LARGEST_CODE else 0, speakable(reason)
         self._open_lane().put(payload, end, kind, code, reason)
 
     def fail(self, outcome: Outcome, kind: str, message: str, *, pickled: bytes = b"", traceback: str = "") -> None:
@@ -103,8 +119,9 @@ class ServerRequest:
         if self.cancelled or self._answered:
             return
         self.accepted = True
-        error = pb.Error(id=self.open.id, state=_STATES[outcome], kind=kind, message=message[:MAX_ERROR_BYTES])
-        error.traceback = traceback[-MAX_ERROR_BYTES:]
+        error = pb.Error(id=self.open.id, state=_STATES[outcome], kind=kind)
+        error.message = speakable(message[:MAX_ERROR_BYTES])
+        error.traceback = speakable(traceback[-MAX_ERROR_BYTES:])
         if len(pickled) <= MAX_ERROR_BYTES:
             error.pickled = pickled
         part = error_part(error.SerializeToString())
@@ -218,7 +235,8 @@ class ServerRequest:
         return self._lane
 
     def _end(self) -> None:
-        self._stream.outbox.put(ended_part(pb.Ended(id=self.open.id).SerializeToString()))
+        if not self._stream.closed:  # a caller that did not cancel must see the stream break, not an Ended
+            self._stream.outbox.put(ended_part(pb.Ended(id=self.open.id).SerializeToString()))
         self._last_part_left()
 
     def _last_part_left(self) -> None:

@@ -145,7 +145,10 @@ class ServerStream:
         self.opens_received += 1
         service = self.service
         above_drain = self._refuse_above is not None and opened.id > self._refuse_above
-        if above_drain or len(self.requests) >= IN_FLIGHT or not self._take_slot(opened):
+        crowded = len(self.requests) >= IN_FLIGHT
+        if crowded and not above_drain:
+            service.slots.owe(self)  # the caller counts on a grant after every Rejected: without one it waits for ever
+        if above_drain or crowded or not self._take_slot(opened):
             self.rejected_sent += 1
             rejected = pb.Rejected(id=opened.id, queue=service.slots.ongoing)
             self.outbox.put(rejected_part(rejected.SerializeToString()))

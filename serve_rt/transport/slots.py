@@ -47,8 +47,12 @@ class Slots:
         if self.accepting and self.ongoing + self._granted < self.capacity:
             self.ongoing += 1
             return True
-        self._owed[caller] = self._owed.get(caller, 0) + 1
+        self.owe(caller)
         return False
+
+    def owe(self, caller: Caller) -> None:
+        """An Open of `caller` was rejected: it opens nothing more until it was granted a slot or told of none."""
+        self._owed[caller] = self._owed.get(caller, 0) + 1
 
     def take_past_limit(self, caller: Caller) -> bool:
         """For a broadcast that `take` has just refused: it runs beside the limit, and is promised nothing."""

@@ -305,6 +305,30 @@ async def test_a_replica_that_came_back_is_dialed_again() -> None:
         assert await ask(router, queue_timeout_s=5.0) == b"r"
 
 
+async def test_safe_work_returns_to_its_only_replica_and_blocks_nobody() -> None:
+    """The stream broke, the process lives: the retry goes back over the new stream instead of waiting for another."""
+    async with replicas() as them:
+        one = await them.start("one")
+        one.handler.act = one.handler.hold
+        router = them.client(one)
+        asked = asyncio.ensure_future(ask(router, "first", retry_safe=True))
+        await until(lambda: len(one.handler.held) == 1, "it runs")
+        one.handler.act = None
+        for stream in tuple(one.service.streams):
+            stream.lost("test")
+        await until(lambda: router.waiting == 1, "back in the line")
+        answers = await asyncio.wait_for(asyncio.gather(asked, ask(router, "behind")), 5)
+        assert list(answers) == [b"first", b"behind"]
+
+
+async def test_a_link_withdrawn_before_its_first_step_is_forgotten() -> None:
+    async with replicas() as them:
+        one = await them.start("one")
+        router = them.client(one)
+        them.routers[0].update(table())
+        await until(lambda: not router._replicas._retired, "the link is gone")
+
+
 async def test_draining_rejects_and_waits() -> None:
     async with replicas() as them:
         old, other = await them.start("old"), await them.start("other")

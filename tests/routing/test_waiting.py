@@ -18,3 +18,15 @@ def test_a_body_over_the_bound_may_wait_alone() -> None:
     line.push(_waits(1, 10))
     assert line.full(-1, MAX_HELD_BYTES + 1) and not line.full(-1, 10)
     assert line.full(1, 0) and not line.full(2, 0)
+
+
+def test_those_who_left_from_behind_one_that_waits_leave_no_place_behind() -> None:
+    line = WaitingLine(HeldBodies())
+    line.push(_waits(0, 0))
+    for arrival in range(1, 2000):
+        line.push(_waits(arrival, 0))
+        assert line.remove(_waits(arrival, 0))
+    assert len(line._heap) < 200
+    line.push(_waits(5000, 0))
+    first = line.first()
+    assert first is not None and first.arrival == 0
