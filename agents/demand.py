@@ -52,14 +52,14 @@ class DemandBook:
             return
         if before is None and len(self._readings) >= MAX_REPORTERS:
             self._drop_the_gone(now)
-        if before is None and (not report.entries or len(self._readings) >= MAX_REPORTERS):
+        if before is None and (not _says_something(report) or len(self._readings) >= MAX_REPORTERS):
             return
         self._readings[reporter] = _Reading(report, now)
         if reporter in self._streams:
             self._left_at.pop(reporter, None)
         else:
             self._left_at[reporter] = now  # its feed comes from elsewhere, or has just ended
-        if before is None or _keys(before.report) != _keys(report):
+        if before is None or _keys(before.report) != _keys(report) or before.report.tallies != report.tallies:
             self._tell()
 
     def readings(self, now: float) -> list[pb.DemandReport]:
@@ -67,7 +67,7 @@ class DemandBook:
         self._drop_the_gone(now)
         told = []
         for reading in self._readings.values():
-            if reading.report.entries:
+            if _says_something(reading.report):
                 reading.report.age_ms = max(0, int((now - reading.at) * 1000))
                 told.append(reading.report)
         return told
@@ -90,6 +90,10 @@ class DemandBook:
     def _tell(self) -> None:
         news, self._news = self._news, asyncio.Event()
         news.set()
+
+
+def _says_something(report: pb.DemandReport) -> bool:
+    return bool(report.entries or report.tallies)
 
 
 def _keys(report: pb.DemandReport) -> frozenset[tuple[str, str]]:

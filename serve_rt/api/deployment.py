@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn, overload
 
 from serve_rt.api.options import Given, check_together, clean
-from serve_rt.config.options import AutoscalingConfig, BackpressureConfig, LoggingConfig
+from serve_rt.config.options import AutoscalingConfig, BackpressureConfig, GuardConfig, LoggingConfig
 from serve_rt.model.spec import DEFAULT_MAX_ONGOING_REQUESTS
 
 DEFAULT: Any = type("DEFAULT", (), {"__repr__": lambda self: "DEFAULT.VALUE"})()
@@ -192,6 +192,7 @@ def deployment(
     stuck_timeout_s: float = ...,
     progress_deadline_s: float = ...,
     max_unavailable: int = ...,
+    guard_config: GuardConfig | dict[str, Any] | None = ...,
     health_check_failure_threshold: int = ...,
 ) -> Callable[[Callable[..., Any]], Deployment]: ...
 def deployment(_func_or_class: Callable[..., Any] | None = None, *args: Any, **options: Any) -> Any:

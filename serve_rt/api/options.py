@@ -16,13 +16,14 @@ from serve_rt.config.accepted import RequestRouterConfig
 from serve_rt.config.options import (
     AutoscalingConfig,
     BackpressureConfig,
+    GuardConfig,
     LoggingConfig,
     UnknownOptionError,
     checked,
     refuse_unknown,
 )
 from serve_rt.errors import ConfigError
-from serve_rt.model.spec import DEFAULT_MAX_ONGOING_REQUESTS, DeploymentOptions
+from serve_rt.model.spec import DEFAULT_MAX_ONGOING_REQUESTS, DeploymentOptions, GuardOptions
 
 Given = Mapping[str, Any]
 """Options by today's names, as the user gave them; Any: each has a type of its own, checked here."""
@@ -82,6 +83,7 @@ def resolve(options: Given) -> DeploymentOptions:
     values: dict[str, Any] = {name: options[name] for name in _PASSED_ON if options.get(name) is not None}
     if "rolling_update_percentage" in options and "max_unavailable" not in options:
         values["max_unavailable"] = max(1, int(options["rolling_update_percentage"] * fixed))
+    guard: GuardConfig | None = options.get("guard_config")
     user_config = options.get("user_config")
     return DeploymentOptions(
         num_replicas=fixed,
@@ -89,6 +91,7 @@ def resolve(options: Given) -> DeploymentOptions:
         max_ongoing_requests=options.get("max_ongoing_requests", DEFAULT_MAX_ONGOING_REQUESTS),
         backpressure_status=backpressure.status_code,
         backpressure_retry_after_s=backpressure.retry_after_s,
+        guard=GuardOptions(guard.error_rate, guard.latency_factor, guard.window_s) if guard is not None else None,
         resources=resources_of(actor_options),
         env_vars=dict((actor_options.get("runtime_env") or {}).get("env_vars") or {}),
         labels=labels_of(actor_options),
@@ -221,6 +224,7 @@ CHECKS: Mapping[str, Check] = {
     "max_ongoing_requests": _max_ongoing_requests,
     "max_queued_requests": _max_queued_requests,
     "backpressure_config": _config(BackpressureConfig),
+    "guard_config": _config(GuardConfig),
     "autoscaling_config": _config(AutoscalingConfig),
     "graceful_shutdown_wait_loop_s": _seconds(positive=False),
     "graceful_shutdown_timeout_s": _seconds(positive=False),

@@ -158,6 +158,23 @@ class BackpressureConfig:
 
 
 @dataclass(frozen=True)
+class GuardConfig:
+    """Ours, not Ray's: a new version starts with one replica beside the old ones; if it does worse than they, it is
+    rolled back."""
+
+    error_rate: float | None = 0.05
+    latency_factor: float | None = None
+    window_s: float = 10.0
+
+    def __post_init__(self) -> None:
+        if self.error_rate is not None:
+            check_number("GuardConfig.error_rate", self.error_rate, least=0)
+        if self.latency_factor is not None:
+            check_number("GuardConfig.latency_factor", self.latency_factor, least=1)
+        check_number("GuardConfig.window_s", self.window_s, least=0)
+
+
+@dataclass(frozen=True)
 class LoggingConfig:
     encoding: str = "TEXT"
     log_level: int | str = "INFO"

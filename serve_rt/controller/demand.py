@@ -11,7 +11,8 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from serve_rt.model.ids import AppName, DeploymentKey, DeploymentName
+from serve_rt.model.ids import AppName, DeploymentKey, DeploymentName, VersionId
+from serve_rt.model.tally import Tally, together
 from serve_rt.pb import control_pb2 as pb
 
 SILENT_S = 3.0
@@ -28,6 +29,8 @@ class NodeDemand:
     complete: bool = False
     """The agent has listened long enough, and no reporter with demand has fallen silent."""
     heard_at: float = 0.0
+    tallies: Mapping[DeploymentKey, Mapping[VersionId, Tally]] = field(default_factory=dict)
+    """How the requests of guarded deployments go on this node."""
 
 
 def read_report(report: pb.AssignReport, now: float) -> NodeDemand:
@@ -37,7 +40,27 @@ def read_report(report: pb.AssignReport, now: float) -> NodeDemand:
             key = DeploymentKey(AppName(entry.app), DeploymentName(entry.deployment))
             counts[key] = counts.get(key, 0) + entry.queued + entry.ongoing
     complete = report.demand_complete and all(reading.age_ms <= SILENT_S * 1000 for reading in report.demand)
-    return NodeDemand(counts, complete, now)
+    return NodeDemand(counts, complete, now, _tallies(report))
+
+
+def _tallies(report: pb.AssignReport) -> dict[DeploymentKey, dict[VersionId, Tally]]:
+    seen: dict[DeploymentKey, dict[VersionId, list[Tally]]] = {}
+    for reading in report.demand:
+        for one in reading.tallies:
+            key = DeploymentKey(AppName(one.app), DeploymentName(one.deployment))
+            tally = Tally(one.answered, one.errors, tuple(one.latencies))
+            seen.setdefault(key, {}).setdefault(VersionId(one.version), []).append(tally)
+    return {key: {version: together(some) for version, some in of.items()} for key, of in seen.items()}
+
+
+def all_tallies(words: Iterable[NodeDemand]) -> dict[DeploymentKey, dict[VersionId, Tally]]:
+    """What all nodes together have seen."""
+    seen: dict[DeploymentKey, dict[VersionId, list[Tally]]] = {}
+    for word in words:
+        for key, versions in word.tallies.items():
+            for version, tally in versions.items():
+                seen.setdefault(key, {}).setdefault(version, []).append(tally)
+    return {key: {version: together(some) for version, some in of.items()} for key, of in seen.items()}
 
 
 def all_heard(words: Iterable[NodeDemand | None], now: float) -> bool:

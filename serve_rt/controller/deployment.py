@@ -1,7 +1,7 @@
 """What one deployment needs next: judge its version, divide its replicas, then create, drain, route. Pure.
 
-Called by `application` for each deployment it asks for or still needs. The counts come from `rollout`, the nodes from
-`placement`, the routes from `routes`; this file is the walk through them.
+Called by `application` for each deployment it asks for or needs. The verdict comes from `judging`, the counts from
+`rollout`, the nodes from `placement`, the routes from `routes`; this file is the walk through them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from serve_rt.controller.census import Member, NodeStanding
 from serve_rt.controller.draft import Draft, runs
+from serve_rt.controller.judging import failures_of, is_held, judge, last_words
 from serve_rt.controller.placement import Misfit, Placing, lacks
 from serve_rt.controller.plan import CreateAssignment, RewriteAssignment, SaveDeployment
 from serve_rt.controller.rollout import (
@@ -20,7 +21,6 @@ from serve_rt.controller.rollout import (
     first_memory,
     may_stop_first,
     next_steps,
-    refuse,
     replicas_wanted,
     rescale,
     return_to,
@@ -29,7 +29,7 @@ from serve_rt.controller.rollout import (
 from serve_rt.controller.room import asked_by, devices_of
 from serve_rt.controller.routes import desired_route, publish_if_changed
 from serve_rt.model.cluster import DeploymentMemory, RolloutPhase
-from serve_rt.model.ids import DeploymentKey, NodeId, ReplicaId, VersionId
+from serve_rt.model.ids import DeploymentKey, NodeId, ReplicaId
 from serve_rt.model.replica import Assignment, Goal
 from serve_rt.model.spec import DeploymentSpec
 
@@ -45,7 +45,7 @@ def plan_deployment(
     memory = _current(draft, stored, key, spec, generation, members)
     if returning:
         memory = return_to(memory, spec, returning, draft.now_wall)
-    memory = _judge(draft, memory, members)
+    memory = judge(draft, memory, members)
     work = _Work(draft, key, memory, _divide(members, memory))
     work.drain_and_create()
     work.rewrite()
@@ -65,7 +65,7 @@ def _end_former_life(draft: Draft, members: Iterable[Member]) -> tuple[Member, .
     return tuple(m for m in members if m.assignment is not None and not m.wanted)
 
 
-# --- judging the version ------------------------------------------------------------------------------------------
+# --- what it is to be -------------------------------------------------------------------------------------------
 
 
 def _current(
@@ -81,47 +81,7 @@ def _current(
     if stored.generation == generation:
         scaled = draft.cluster.scale_targets.get(key)
         return stored if scaled is None else rescale(stored, scaled, draft.now_wall)
-    return take_in(stored, spec, generation, _failures(members, spec.version), draft.now_wall)
-
-
-def _failures(members: Iterable[Member], version: VersionId) -> int:
-    return sum(m.failures for m in members if m.wanted and m.reachable and m.version == version)
-
-
-def _judge(draft: Draft, memory: DeploymentMemory, members: Iterable[Member]) -> DeploymentMemory:
-    """Refuse a version that fails to start again and again, or that makes no progress until its deadline."""
-    if memory.phase is not RolloutPhase.ROLLING:
-        return memory
-    ours = [m for m in members if m.wanted and m.version == memory.target.version]
-    failures = memory.failure_offset + _failures(ours, memory.target.version)
-    options = memory.target.options
-    limit = max(1, replicas_wanted(memory)) * draft.settings.constructor_failures_per_replica
-    once_good = memory.last_good is None and any(m.ready for m in ours)  # the first version: go on trying, as Ray does
-    if failures >= max(1, min(limit, options.max_constructor_retry_count)) and not once_good:
-        reason = (
-            f"The deployment failed to start {failures} times in a row. This may be due to a problem with its "
-            f"constructor or initial health check failing. Error:\n{_last_words(ours) or memory.message}"
-        )
-        return refuse(memory, reason, draft.now_wall)
-    return _judge_progress(draft, memory, ours)
-
-
-def _judge_progress(draft: Draft, memory: DeploymentMemory, ours: list[Member]) -> DeploymentMemory:
-    since = draft.cluster.phase_since.get(memory.key)
-    if since is None or draft.cluster.deployments.get(memory.key) != memory:
-        return memory  # the phase begins with this very plan
-    deadline_s = memory.target.options.progress_deadline_s
-    if draft.now < since + deadline_s:
-        draft.wakes.append(since + deadline_s)
-        return memory
-    words = memory.pending or _last_words(ours) or "its replicas are still starting"
-    reason = f"no further replica got ready within progress_deadline_s={deadline_s:g}: {words}"
-    return refuse(memory, reason, draft.now_wall)
-
-
-def _last_words(members: Iterable[Member]) -> str:
-    spoken = [m.observed for m in members if m.observed is not None and m.observed.message]
-    return max(spoken, key=lambda o: o.since_s).message if spoken else ""
+    return take_in(stored, spec, generation, failures_of(members, spec.version), draft.now_wall)
 
 
 # --- dividing the replicas ----------------------------------------------------------------------------------------
@@ -182,6 +142,8 @@ class _Work:
         self._adopt()
         standing = self._standing()
         steps = next_steps(standing, self.memory.target.options.max_surge_percent, surge=self.draft.settings.surge)
+        if self.groups.old and is_held(self.memory):
+            steps = steps.for_canary(standing.new)
         self._drain(self._surplus(0 if self._returning() else steps.drain_surplus), "more than asked for")
         for member in self._oldest(steps.drain_old):
             moving = member.version == self.memory.target.version
@@ -197,7 +159,7 @@ class _Work:
         ours = [m for m in self.groups.failed if m.version == self.memory.target.version]
         if ours and self.memory.phase is RolloutPhase.ROLLING:
             offset = self.memory.failure_offset + sum(m.failures for m in ours)
-            self.memory = replace(self.memory, failure_offset=offset, message=_last_words(ours))
+            self.memory = replace(self.memory, failure_offset=offset, message=last_words(ours))
         self._drain(self.groups.failed, "given up by its agent")
 
     def _adopt(self) -> None:

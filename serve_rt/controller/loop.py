@@ -18,6 +18,7 @@ from dataclasses import replace
 from serve_rt.aio import Clock, cancel_and_wait
 from serve_rt.config.protections import Protection, enabled
 from serve_rt.controller.apply import apply
+from serve_rt.controller.demand import all_tallies
 from serve_rt.controller.plan import Action, Plan, PublishRoute, SaveDeployment, describe
 from serve_rt.controller.push import Pusher
 from serve_rt.controller.reconcile import reconcile
@@ -29,7 +30,8 @@ from serve_rt.etcd.election import Leadership
 from serve_rt.etcd.keys import Keys
 from serve_rt.etcd.values import Put
 from serve_rt.model.cluster import Cluster, MetaRecord
-from serve_rt.model.ids import NodeId
+from serve_rt.model.ids import DeploymentKey, NodeId, VersionId
+from serve_rt.model.tally import Tally
 from serve_rt.store.mirror import Mirror
 from serve_rt.wire.records import encode
 
@@ -65,6 +67,8 @@ class ControlLoop:
         """Registrations whose proof that the store went back was acted upon."""
         self._said: tuple[str, ...] = ()
         self._busy_passes = 0
+        self._tallies: dict[DeploymentKey, dict[VersionId, Tally]] = {}
+        """As the last pass has seen them."""
 
     async def run(self) -> None:
         """Lead until the leadership is lost. *Errors*: FencedError, SessionLostError."""
@@ -124,7 +128,9 @@ class ControlLoop:
         self._follow()
         now = self._clock.monotonic()
         cluster = self._pusher.overlay(self._mirror.cluster)
-        cluster = replace(cluster, scale_targets=self._scaling.look(cluster, self._pusher.demand(), now))
+        words = self._pusher.demand()
+        targets, self._tallies = self._scaling.look(cluster, words, now), all_tallies(words.values())
+        cluster = replace(cluster, scale_targets=targets, tallies=self._tallies)
         plan = reconcile(cluster, now, self._settings, self._clock.wall())
         held_s = self._hold(plan, cluster, now)
         if held_s > 0.0:
@@ -181,7 +187,8 @@ class ControlLoop:
         while True:
             self._demand_changed.clear()
             now = self._clock.monotonic()
-            if self._scaling.look(self._mirror.cluster, self._pusher.demand(), now):
+            words = self._pusher.demand()
+            if self._scaling.look(self._mirror.cluster, words, now) or all_tallies(words.values()) != self._tallies:
                 self._wake.set()
             await self._wait(self._demand_changed, LOOK_AT_DEMAND_S)
 

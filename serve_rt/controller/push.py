@@ -189,9 +189,9 @@ class _Link:
 
     def _take_demand(self, report: pb.AssignReport) -> bool:
         """Whether it differs from the last word; the same again only shows that it still holds."""
-        before = self.demand.counts if self.demand is not None else {}
+        before = (self.demand.counts, self.demand.tallies) if self.demand is not None else ({}, {})
         self.demand = read_report(report, self._clock.monotonic())
-        return self.demand.counts != before
+        return (self.demand.counts, self.demand.tallies) != before
 
 
 def _observations(records: Iterable[bytes]) -> Iterable[Observed]:

@@ -39,6 +39,13 @@ class Steps:
     """The ones that are not ready go first."""
     drain_surplus: int
 
+    def for_canary(self, new: int) -> Steps:
+        """The first replica of a guarded version is alone until it has been judged, and takes nobody's place."""
+        return Steps(min(self.create, max(0, CANARIES - new)), 0, self.drain_surplus)
+
+
+CANARIES = 1
+
 
 def next_steps(standing: Standing, max_surge_percent: int, *, surge: bool = True) -> Steps:
     """What may be done now without harm. With `surge` off (a negative control) old replicas go before new ones come."""
@@ -103,6 +110,7 @@ def take_in(
             refused=None,
             message="",
             failure_offset=-forgiven,
+            guard_passed=None,
             trigger=DeploymentStatusTrigger.CONFIG_UPDATE_STARTED,
         )
     return _take_in_light(replace(asked, target=spec), replicas_wanted(memory), now_wall)
@@ -197,6 +205,12 @@ _DONE = {
     RolloutPhase.DOWNSCALING: (RolloutPhase.STEADY, DeploymentStatusTrigger.DOWNSCALE_COMPLETED),
     RolloutPhase.ROLLING_BACK: (RolloutPhase.ROLLED_BACK, DeploymentStatusTrigger.REPLICA_STARTUP_FAILED),
 }
+
+
+def is_guarded(memory: DeploymentMemory) -> bool:
+    """A new version on its way beside a good one, to be compared with it."""
+    rolling = memory.phase is RolloutPhase.ROLLING and memory.target.options.guard is not None
+    return rolling and memory.last_good not in (None, memory.target.version)
 
 
 def refuse(memory: DeploymentMemory, reason: str, now_wall: float) -> DeploymentMemory:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from serve_rt.controller.census import Member, NodeStanding
 from serve_rt.controller.plan import PublishRoute
+from serve_rt.controller.rollout import is_guarded
 from serve_rt.model.cluster import DeploymentMemory, RolloutPhase
 from serve_rt.model.routes import Availability, DeploymentRoute, ReplicaRoute
 
@@ -29,6 +30,7 @@ def desired_route(memory: DeploymentMemory, members: Iterable[Member]) -> Deploy
         backpressure_status=options.backpressure_status,
         backpressure_retry_after_s=options.backpressure_retry_after_s,
         retry_safe=options.retry_safe,
+        guarded=is_guarded(memory),
     )
 
 

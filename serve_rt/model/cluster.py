@@ -19,6 +19,7 @@ from serve_rt.model.replica import Assignment, Observed
 from serve_rt.model.routes import DeploymentRoute
 from serve_rt.model.spec import ApplicationSpec, DeploymentSpec
 from serve_rt.model.status import DeploymentStatusTrigger
+from serve_rt.model.tally import Tally
 from serve_rt.model.transitions import Transitions
 
 T = TypeVar("T")
@@ -134,6 +135,8 @@ class DeploymentMemory:
     failure_offset: int = 0
     """Failures of replicas replaced since, less those that had happened when the same version was asked for again."""
     trigger: DeploymentStatusTrigger = DeploymentStatusTrigger.CONFIG_UPDATE_STARTED
+    guard_passed: VersionId | None = None
+    """The version whose first replica has served its window beside the old ones."""
     message: str = ""
     """Why the phase is what it is: the last traceback, or the reason of a rollback."""
     pending: str = ""
@@ -182,6 +185,8 @@ class Cluster:
     """Up to which revision an agent has read its assignments; only the leader hears it, on its streams."""
     scale_targets: Mapping[DeploymentKey, int] = field(default_factory=dict)
     """Targets the autoscaler wants to change now; only the leader has any."""
+    tallies: Mapping[DeploymentKey, Mapping[VersionId, Tally]] = field(default_factory=dict)
+    """How requests of guarded rollouts go, as callers report it; only the leader hears it."""
     gone_since: Mapping[NodeId, float] = field(default_factory=dict)
     """Nodes that hold assignments or observed replicas but are not registered: since when, monotonic."""
     phase_since: Mapping[DeploymentKey, float] = field(default_factory=dict)

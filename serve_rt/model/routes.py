@@ -44,6 +44,8 @@ class DeploymentRoute:
     backpressure_status: int = 503
     backpressure_retry_after_s: float | None = None
     retry_safe: bool | None = None
+    guarded: bool = False
+    """Callers count how the requests of each version go."""
     schema: int = 1
 
     @property

@@ -45,6 +45,18 @@ class AutoscalingOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class GuardOptions:
+    """A new version that is worse than the old one while both serve is rolled back."""
+
+    error_rate: float | None = 0.05
+    """How much larger its share of failed requests may be; None: errors are not looked at."""
+    latency_factor: float | None = None
+    """How many times slower its slow answers (p99) may be; None: latencies are not looked at."""
+    window_s: float = 10.0
+    """How long its first replica serves beside the old ones before more of it are started."""
+
+
+@dataclass(frozen=True, slots=True)
 class DeploymentOptions:
     """Options of one deployment. Times in seconds. See `serve.deployment` for what each one does."""
 
@@ -72,6 +84,7 @@ class DeploymentOptions:
     max_surge_percent: int = 25
     max_unavailable: int = 1
     progress_deadline_s: float = 600.0
+    guard: GuardOptions | None = None
     retry_safe: bool | None = None
     """None: by HTTP method or Idempotency-Key; handle calls then are not."""
 

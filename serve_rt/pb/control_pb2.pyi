@@ -169,17 +169,35 @@ class DemandEntry(_message.Message):
     ongoing: int
     def __init__(self, app: _Optional[str] = ..., deployment: _Optional[str] = ..., queued: _Optional[int] = ..., ongoing: _Optional[int] = ...) -> None: ...
 
+class VersionTally(_message.Message):
+    __slots__ = ("app", "deployment", "version", "answered", "errors", "latencies")
+    APP_FIELD_NUMBER: _ClassVar[int]
+    DEPLOYMENT_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    ANSWERED_FIELD_NUMBER: _ClassVar[int]
+    ERRORS_FIELD_NUMBER: _ClassVar[int]
+    LATENCIES_FIELD_NUMBER: _ClassVar[int]
+    app: str
+    deployment: str
+    version: str
+    answered: int
+    errors: int
+    latencies: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, app: _Optional[str] = ..., deployment: _Optional[str] = ..., version: _Optional[str] = ..., answered: _Optional[int] = ..., errors: _Optional[int] = ..., latencies: _Optional[_Iterable[int]] = ...) -> None: ...
+
 class DemandReport(_message.Message):
-    __slots__ = ("reporter", "seq", "entries", "age_ms")
+    __slots__ = ("reporter", "seq", "entries", "age_ms", "tallies")
     REPORTER_FIELD_NUMBER: _ClassVar[int]
     SEQ_FIELD_NUMBER: _ClassVar[int]
     ENTRIES_FIELD_NUMBER: _ClassVar[int]
     AGE_MS_FIELD_NUMBER: _ClassVar[int]
+    TALLIES_FIELD_NUMBER: _ClassVar[int]
     reporter: str
     seq: int
     entries: _containers.RepeatedCompositeFieldContainer[DemandEntry]
     age_ms: int
-    def __init__(self, reporter: _Optional[str] = ..., seq: _Optional[int] = ..., entries: _Optional[_Iterable[_Union[DemandEntry, _Mapping]]] = ..., age_ms: _Optional[int] = ...) -> None: ...
+    tallies: _containers.RepeatedCompositeFieldContainer[VersionTally]
+    def __init__(self, reporter: _Optional[str] = ..., seq: _Optional[int] = ..., entries: _Optional[_Iterable[_Union[DemandEntry, _Mapping]]] = ..., age_ms: _Optional[int] = ..., tallies: _Optional[_Iterable[_Union[VersionTally, _Mapping]]] = ...) -> None: ...
 
 class DemandReply(_message.Message):
     __slots__ = ()

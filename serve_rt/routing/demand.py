@@ -1,8 +1,9 @@
 """Tells the local agent how many requests this process has queued and running, per deployment, for the autoscaler.
 
 A level, not an event: repeated each second while there is any, then once empty; at once when a request finds no replica
-at all, because somebody waits for the first one. It goes to the agent whose feed is followed. Nothing on the request
-path waits for it; a reading that cannot be delivered is made anew a second later.
+at all, because somebody waits for the first one. It goes to the agent whose feed is followed. How the requests of
+guarded deployments go is told with it, and at once when they fail. Nothing on the request path waits for it; a reading
+that cannot be delivered is made anew a second later.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ class DemandReporter:
         self._starved = asyncio.Event()
         self._told: frozenset[DeploymentKey] = frozenset()
         """Deployments whose demand the agent knows of."""
+        self._tallied = False
         self._seq = itertools.count(time.monotonic_ns())  # above those of a former reporter of this process
         self._samples: list[dict[DeploymentKey, tuple[int, int]]] = []
         self._channel: grpc.aio.Channel | None = None
@@ -46,10 +48,11 @@ class DemandReporter:
 
     def start(self) -> None:
         self._routers.on_starved = self._on_starved
+        self._routers.on_errors = self._starved.set
         self._tasks.start_eternal(self._report_for_ever(), name="report")
 
     async def close(self) -> None:
-        self._routers.on_starved = None
+        self._routers.on_starved = self._routers.on_errors = None
         await self._tasks.close()
         await self._hang_up()
 
@@ -88,27 +91,43 @@ class DemandReporter:
 
     async def _report(self) -> bool:
         """False: there is something to say and nobody heard it."""
-        counts = self._level()
-        if not counts and not self._told:
+        counts, tallies = self._level(), self._tallies()
+        if not counts and not self._told and not tallies and not self._tallied:
             return True
         address = self._feed.agent
         if address is None:
             return False
         try:
-            await (await self._stub(address)).ReportDemand(self._reading(counts), timeout=REPORT_TIMEOUT_S)
+            await (await self._stub(address)).ReportDemand(self._reading(counts, tallies), timeout=REPORT_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
             log.debug("the demand was not reported: %s", error.details(), extra={"action": "demand_not_reported"})
             await self._hang_up()
             return False
-        self._told = frozenset(counts)
+        self._told, self._tallied = frozenset(counts), bool(tallies)
         return True
 
-    def _reading(self, counts: Mapping[DeploymentKey, tuple[int, int]]) -> pb.DemandReport:
+    def _tallies(self) -> list[pb.VersionTally]:
+        return [
+            pb.VersionTally(
+                app=key.app,
+                deployment=key.deployment,
+                version=version,
+                answered=tally.answered,
+                errors=tally.errors,
+                latencies=tally.latencies,
+            )
+            for key, versions in self._routers.tallies().items()
+            for version, tally in versions.items()
+        ]
+
+    def _reading(
+        self, counts: Mapping[DeploymentKey, tuple[int, int]], tallies: list[pb.VersionTally]
+    ) -> pb.DemandReport:
         entries = [
             pb.DemandEntry(app=key.app, deployment=key.deployment, queued=queued, ongoing=ongoing)
             for key, (queued, ongoing) in counts.items()
         ]
-        return pb.DemandReport(reporter=self._feed.subscriber, seq=next(self._seq), entries=entries)
+        return pb.DemandReport(reporter=self._feed.subscriber, seq=next(self._seq), entries=entries, tallies=tallies)
 
     async def _stub(self, address: str) -> Stub:
         if self._channel is None or self._address != address:

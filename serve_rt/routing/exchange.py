@@ -51,6 +51,7 @@ class Exchange:
         "attempt",
         "link",
         "opened",
+        "put_s",
         "queue_timer",
         "request",
         "reserved_s",
@@ -67,6 +68,8 @@ class Exchange:
         self.retried = False
         self.reserved_s = 0.0
         """When it got the slot it had waited for; 0.0 for one that never waited."""
+        self.put_s = 0.0
+        """When it was put on a replica; kept for a guarded route only."""
         self.queue_timer: asyncio.TimerHandle | None = None
         self._deadline_timer: asyncio.TimerHandle | None = None
         self._router = router
@@ -211,6 +214,8 @@ class Exchange:
         stream = link.stream
         assert stream is not None
         self.link = link
+        if self._router.tallies is not None:
+            self.put_s = time.monotonic()
         left_ms = 0
         if self.request.deadline is not None:
             left_ms = max(1, int((self.request.deadline - time.monotonic()) * 1000))
@@ -245,9 +250,12 @@ class Exchange:
         self._forget_what_cannot_be_replayed()
 
     def on_part(self, part: pb.Head | pb.Data) -> None:
-        if self.reserved_s and not self._answer_began:
-            self._router.answer_began(self)
-        self._answer_began = True
+        if not self._answer_began:
+            self._answer_began = True
+            if self.reserved_s:
+                self._router.answer_began(self)
+            if self.put_s and self._router.tallies is not None:
+                self._router.tallies.answer_began(self, part)
         self._parts.append(part)
         self._wake_reader()
 
@@ -260,16 +268,25 @@ class Exchange:
 
     def on_error(self, error: pb.Error) -> None:
         self._error = error_of(error, self.replica_id)
+        if isinstance(self._error, errors.UserCodeError | errors.ReplicaDiedError):
+            self._tell_failed()
         self._finish()
 
     def on_lost(self, outcome: Outcome, reason: str) -> None:
         self.attempt = None
+        self._tell_failed()
         self._router.stream_broke(self, outcome)
+
+    def _tell_failed(self) -> None:
+        if self.put_s and self._router.tallies is not None:
+            self._router.tallies.failed(self)
 
     # --- the end --------------------------------------------------------------------------------------------------
 
     def _deadline_passed(self) -> None:
         self._deadline_timer = None
+        if not self._over and self.attempt is not None:
+            self._tell_failed()
         self.fail(errors.DeadlineExceededError(f"the deadline of request {self.request.request_id} passed"))
 
     def _leave(self, error: Exception, reason: str) -> None:

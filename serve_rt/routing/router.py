@@ -33,6 +33,7 @@ from serve_rt.routing.link import Link
 from serve_rt.routing.outgoing import Outgoing
 from serve_rt.routing.replica_set import ReplicaSet
 from serve_rt.routing.retry import Attempted, RetryBudget, may_run_again
+from serve_rt.routing.tally import Tallies
 from serve_rt.routing.waiting import HeldBodies, WaitingLine
 
 CONNECT_PATIENCE_S = 2.0
@@ -48,6 +49,9 @@ class Router:
         self.key = key
         self.route: DeploymentRoute | None = None
         self.on_starved: Callable[[DeploymentKey], None] | None = None
+        self.on_errors: Callable[[], None] | None = None
+        self.tallies: Tallies | None = None
+        """While the route is guarded."""
         self._known = False
         self._line = WaitingLine(held)
         self._budget = RetryBudget()
@@ -76,6 +80,7 @@ class Router:
         """The feed's word; None when the deployment is gone from it."""
         self._known = self._known or route is not None
         self.route = route
+        self._guard(route is not None and route.guarded)
         self._replicas.follow(route.replicas if route is not None else ())
         hopeless = self._hopeless()
         if hopeless is not None:
@@ -83,6 +88,16 @@ class Router:
                 exchange.fail(hopeless)
         self._assign()
         self._cry_if_starved()
+
+    def _guard(self, guarded: bool) -> None:
+        if not guarded:
+            self.tallies = None
+        elif self.tallies is None:
+            self.tallies = Tallies(self._tell_errors)
+
+    def _tell_errors(self) -> None:
+        if self.on_errors is not None:
+            self.on_errors()
 
     async def send(self, request: Outgoing) -> Exchange:
         """Put the request on a replica; wait in the queue while none has a free slot.

@@ -9,6 +9,7 @@ from serve_rt.aio import TaskOwner
 from serve_rt.credentials import ClusterToken
 from serve_rt.model.ids import DeploymentKey
 from serve_rt.model.routes import DeploymentRoute, RouteTable
+from serve_rt.model.tally import Tally
 from serve_rt.routing.link import COUNTERS
 from serve_rt.routing.router import Router
 from serve_rt.routing.waiting import HeldBodies
@@ -21,6 +22,8 @@ class Routers:
         self.table: RouteTable | None = None
         self.on_starved: Callable[[DeploymentKey], None] | None = None
         """Told when requests wait and the deployment has no replica."""
+        self.on_errors: Callable[[], None] | None = None
+        """Told when requests of a guarded deployment fail."""
         self._cluster, self._token, self._client = cluster, token, client_name
         self._tasks = TaskOwner("routers")
         self._held = HeldBodies()
@@ -44,6 +47,7 @@ class Routers:
         if router is None:
             router = Router(key, self._cluster, self._token, self._client, self._tasks, self._held)
             router.on_starved = self._starved
+            router.on_errors = self._errors
             self._routers[key] = router
             if (route := self._routes.get(key)) is not None:
                 router.update(route)
@@ -67,6 +71,14 @@ class Routers:
         """Requests that wait for a slot and requests on replicas, of each deployment that has any."""
         counts = {key: (router.waiting, router.reserved) for key, router in self._routers.items()}
         return {key: count for key, count in counts.items() if any(count)}
+
+    def tallies(self) -> dict[DeploymentKey, dict[str, Tally]]:
+        """How requests go, of each guarded deployment, by version."""
+        return {key: router.tallies.by_version() for key, router in self._routers.items() if router.tallies is not None}
+
+    def _errors(self) -> None:
+        if self.on_errors is not None:
+            self.on_errors()
 
     def _starved(self, key: DeploymentKey) -> None:
         if self.on_starved is not None:

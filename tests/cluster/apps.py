@@ -32,10 +32,11 @@ class Echo:
     Further paths do what a test needs: /stream, /sleep, /block, /gil, /append, /exit, /random.
     """
 
-    def __init__(self, version: str = "v1", start_s: float = 0.0, sleep_ms: float = 0.0) -> None:
+    def __init__(self, version: str = "v1", start_s: float = 0.0, sleep_ms: float = 0.0, fails: str = "") -> None:
         time.sleep(start_s)
         self.version = version
         self.sleep_s = sleep_ms / 1e3
+        self.fails = fails
         self.first_random = first_random()
 
     async def __call__(self, request: Request) -> Response:
@@ -45,6 +46,10 @@ class Echo:
         if answer is not None:
             result: Response = await answer(request)
             return result
+        if self.fails == "exits":
+            os._exit(5)
+        if self.fails == "raises":
+            raise RuntimeError("this version is bad")
         nonce = query.get("nonce", "")
         if request.method == "POST":
             nonce = (await request.json())["nonce"]

@@ -11,10 +11,11 @@ from dataclasses import fields
 from serve_rt.controller.plan import Plan, describe
 from serve_rt.controller.settings import ControlSettings
 from serve_rt.controller.status import build_status
-from serve_rt.model.ids import AppName, DeploymentKey, DeploymentName, NodeId, ReplicaId
+from serve_rt.model.ids import AppName, DeploymentKey, DeploymentName, NodeId, ReplicaId, VersionId
 from serve_rt.model.node import NodeMark
 from serve_rt.model.resources import Resources
-from serve_rt.model.spec import AutoscalingOptions, DeploymentOptions
+from serve_rt.model.spec import AutoscalingOptions, DeploymentOptions, GuardOptions
+from serve_rt.model.tally import Tally
 from tests.controller.world import World, application, deployment_spec, node_record
 
 SEPARATOR = "----"
@@ -61,13 +62,16 @@ class _Teller:
             memory_bytes=int(options.pop("memory_mib", "0")) << 20,
             milli_gpu=int(float(options.pop("gpu", "0")) * 1000),
         )
+        guard = GuardOptions(window_s=float(options.pop("guard_s"))) if "guard_s" in options else None
         known = {f.name: f.type for f in fields(DeploymentOptions)}
         plain = {name: int(value) for name, value in options.items() if name in known}
         labels = {name: value for name, value in options.items() if name not in known}
         knobs = {f.name for f in fields(AutoscalingOptions)} & labels.keys()
         auto = AutoscalingOptions(**{name: json.loads(labels.pop(name)) for name in knobs}) if knobs else None
         plain |= {"num_replicas": int(replicas)}
-        spec = deployment_spec(ingress, version, resources=resources, labels=labels, autoscaling=auto, **plain)
+        spec = deployment_spec(
+            ingress, version, resources=resources, labels=labels, autoscaling=auto, guard=guard, **plain
+        )
         called = [deployment_spec(*one.split(":")) for one in inner.split(",") if one]
         self.world.deploy(
             application(app, spec, *called, deploy_id=f"{app}{self.world.revision}", prefix=prefix or f"/{app}")
@@ -122,6 +126,12 @@ class _Teller:
     def _demand(self, app: str, requests: str) -> list[str]:
         self.world.demand[DeploymentKey(AppName(app), DeploymentName("d"))] = int(requests)
         self.world.look()
+        return []
+
+    def _tally(self, app: str, version: str, answered: str, errors: str) -> list[str]:
+        key = DeploymentKey(AppName(app), DeploymentName("d"))
+        of = self.world.tallies.setdefault(key, {})
+        of[VersionId(version)] = Tally(int(answered), int(errors))
         return []
 
     def _silent(self, yes: str) -> list[str]:

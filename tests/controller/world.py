@@ -39,6 +39,7 @@ from serve_rt.model.node import MarkRecord, NodeMark, NodeRecord
 from serve_rt.model.replica import Assignment, Goal, Observed, ReplicaState
 from serve_rt.model.resources import Gpu, NodeResources, Resources
 from serve_rt.model.spec import ApplicationSpec, DeploymentOptions, DeploymentSpec
+from serve_rt.model.tally import Tally
 from serve_rt.store.fold import Change, Fold
 from serve_rt.wire.records import encode
 
@@ -87,6 +88,8 @@ class World:
     """Nodes that are switched off: nothing runs there that anybody could see."""
     demand: dict[DeploymentKey, int] = field(default_factory=dict)
     """Requests queued and running, as reported by the first node."""
+    tallies: dict[DeploymentKey, dict[VersionId, Tally]] = field(default_factory=dict)
+    """How the requests of guarded deployments went, as callers report it."""
     silent: bool = False
     """A reporter with demand has fallen silent."""
 
@@ -140,7 +143,7 @@ class World:
     # --- the leader -----------------------------------------------------------------------------------------------
 
     def plan(self) -> Plan:
-        cluster = replace(self.cluster, scale_targets=self.look())
+        cluster = replace(self.cluster, scale_targets=self.look(), tallies=self.tallies)
         return reconcile(cluster, self.now, self.settings)
 
     def look(self) -> dict[DeploymentKey, int]:
