@@ -31,6 +31,9 @@ class BroadcastSink:
     async def receive(self, exchange: Exchange) -> None:
         raise AssertionError("a broadcast has several exchanges")
 
+    def receive_ready(self, exchange: Exchange) -> bool:
+        raise AssertionError("a broadcast has several exchanges")
+
     def settle(self, answers: Answers) -> None:
         if not self.answers.done():
             self.answers.set_result(answers)
@@ -42,6 +45,9 @@ class BroadcastSink:
 
 class BroadcastCall(Call):
     _sink: BroadcastSink
+
+    def _open_at_once(self) -> None:
+        """All replicas are asked, not the next free one."""
 
     async def _drive(self) -> None:
         exchanges: list[Exchange] = []

@@ -50,6 +50,10 @@ class Sink(Protocol):
         """Read the exchange to its end."""
         ...
 
+    def receive_ready(self, exchange: Exchange) -> bool:
+        """Take what has arrived; whether that was all. If not, `receive` goes on from there."""
+        ...
+
     def fail(self, error: BaseException) -> None: ...
 
 
@@ -75,6 +79,7 @@ class Call:
         # Packed here and now: what the caller does to its objects later must not change the call.
         self._body = b"" if self._pending else dumps(args, kwargs)
         self._task: asyncio.Task[None] | None = None
+        self._exchange: Exchange | None = None
         self._cancelled = False
 
     def start(self) -> None:
@@ -93,34 +98,74 @@ class Call:
     def _begin(self) -> None:
         if self._cancelled:  # cancel() came before the loop saw the call
             self._sink.fail(RequestCancelledError(self.request_id))
-        else:
+            return
+        try:
+            self._exchange = self._open_at_once()
+        except Exception as error:  # whatever it is, the caller gets it
+            self._sink.fail(error)
+            return
+        if self._exchange is None:
             self._task = asyncio.ensure_future(self._drive())
             self._task.add_done_callback(self._driven)
+        else:
+            self._body = b""
+            self._exchange.when_answered(self._answered)
+
+    def _open_at_once(self) -> Exchange | None:
+        """The usual call has its arguments and finds a free slot: it is opened, and answered by a callback, without a
+        task of its own. None: something must be waited for, or refused, and nothing was done."""
+        routes = None if self._pending else self._runtime.routes_at_hand()
+        route = _route_in(routes.table, self.key) if routes is not None else None
+        if routes is None or route is None:
+            return None
+        return routes.router(self.key).send_at_once(self._outgoing(route))
+
+    def _answered(self) -> None:
+        """Called by the stream: nothing may be raised into it."""
+        exchange = self._exchange
+        assert exchange is not None
+        try:
+            if not self._sink.receive_ready(exchange):
+                self._task = asyncio.ensure_future(self._read(exchange))
+                self._task.add_done_callback(self._driven)
+        except Exception as error:  # whatever it is, the caller gets it
+            exchange.cancel("the caller failed")
+            self._sink.fail(error)
 
     def _driven(self, task: asyncio.Task[None]) -> None:
         if task.cancelled():  # before its first step, when not even its own except clause was reached
+            if self._exchange is not None:
+                self._exchange.cancel("cancelled by the caller")
             self._sink.fail(RequestCancelledError(self.request_id))
 
     def _stop(self) -> None:
         if self._task is not None:
             self._task.cancel()
+        elif self._exchange is not None:
+            self._exchange.cancel("cancelled by the caller")
 
     async def _drive(self) -> None:
-        exchange: Exchange | None = None
         try:
             await self._pack()
             exchange = await self._open()
-            await self._sink.receive(exchange)
         except asyncio.CancelledError:
-            if exchange is not None:
-                exchange.cancel("cancelled by the caller")
             self._sink.fail(RequestCancelledError(self.request_id))
         except Exception as error:  # whatever it is, the caller gets it
-            if exchange is not None:
-                exchange.cancel("the caller failed")
             self._sink.fail(error)
+        else:
+            await self._read(exchange)
         finally:
             self._body = b""  # the response is kept by its caller for as long as it likes, the arguments need not be
+
+    async def _read(self, exchange: Exchange) -> None:
+        try:
+            await self._sink.receive(exchange)
+        except asyncio.CancelledError:
+            exchange.cancel("cancelled by the caller")
+            self._sink.fail(RequestCancelledError(self.request_id))
+        except Exception as error:  # whatever it is, the caller gets it
+            exchange.cancel("the caller failed")
+            self._sink.fail(error)
 
     async def _open(self) -> Exchange:
         """Put the packed call on a replica."""

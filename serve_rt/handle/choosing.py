@@ -165,6 +165,9 @@ class DispatchedCall(Call):
         if self._task is None:  # cancelled before the loop saw it
             self._choice.end()
 
+    def _open_at_once(self) -> None:
+        """The slot is there already, and must be given back whatever happens."""
+
     async def _drive(self) -> None:
         try:
             await super()._drive()

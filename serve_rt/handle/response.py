@@ -19,6 +19,7 @@ from serve_rt.handle.crossing import settled
 from serve_rt.handle.serialization import load_error, load_value
 
 if TYPE_CHECKING:
+    from serve_rt.pb import stream_pb2 as pb
     from serve_rt.routing import Exchange
 
 T = TypeVar("T")
@@ -30,15 +31,27 @@ class ValueSink:
 
     def __init__(self) -> None:
         self.answer: concurrent.futures.Future[Received] = concurrent.futures.Future()
+        self._data: bytes | bytearray = b""
 
     async def receive(self, exchange: Exchange) -> None:
-        data: bytes | bytearray = b""
         while (part := await exchange.read()) is not None:
-            piece = part.body if hasattr(part, "body") else part.payload  # a Head may hold a whole small answer
-            data = gather(data, piece)
-        self._settle(data)
+            self._gather(part)
+        self._settle(self._data)
+
+    def receive_ready(self, exchange: Exchange) -> bool:
+        while (part := exchange.take()) is not None:
+            self._gather(part)
+            if part.end:
+                self._settle(self._data)
+                return True
+        return False
+
+    def _gather(self, part: pb.Head | pb.Data) -> None:
+        piece = part.body if hasattr(part, "body") else part.payload  # a Head may hold a whole small answer
+        self._data = gather(self._data, piece)
 
     def _settle(self, data: Received) -> None:
+        self._data = b""
         if not self.answer.done():
             self.answer.set_result(data)
 

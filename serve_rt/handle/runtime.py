@@ -31,6 +31,10 @@ class Sender(Protocol):
 
     async def send(self, request: Outgoing) -> Exchange: ...
 
+    def send_at_once(self, request: Outgoing) -> Exchange | None:
+        """`send` when nothing need be waited for; None, and nothing is done, when something must."""
+        ...
+
     async def send_everywhere(self, request: Outgoing) -> list[Exchange]: ...
 
 
@@ -96,11 +100,18 @@ class HandleRuntime:
             self._routes = asyncio.ensure_future(self._open_routes())
         return await asyncio.shield(self._routes)
 
+    def routes_at_hand(self) -> RouteSource | None:
+        """The routes if they are open; on the loop only."""
+        if self._routes is None or not self._routes.done() or not _succeeded(self._routes):
+            return None
+        return self._routes.result()
+
     def in_flight(self) -> tuple[int, int]:
         """Calls of this process's handles that wait for a slot, and that hold one; on the loop only."""
-        if self._routes is None or not self._routes.done() or not _succeeded(self._routes):
+        routes = self.routes_at_hand()
+        if routes is None:
             return 0, 0
-        counts = self._routes.result().demand().values()
+        counts = routes.demand().values()
         return sum(queued for queued, _ in counts), sum(ongoing for _, ongoing in counts)
 
     def replicas_of(self, key: DeploymentKey) -> int:

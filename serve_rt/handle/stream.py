@@ -54,6 +54,9 @@ class ItemBuffer:
             await self._room()
         self._end(None)
 
+    def receive_ready(self, exchange: Exchange) -> bool:
+        return False  # items come one by one, at the pace of whoever consumes them
+
     def fail(self, error: BaseException) -> None:
         self._end(error)
 

@@ -125,9 +125,21 @@ class Router:
         hopeless = self._hopeless()
         if hopeless is not None:
             raise hopeless
+        return self._place(request, self._free_link(request))
+
+    def send_at_once(self, request: Outgoing) -> Exchange | None:
+        """`send` for a request that finds a free slot; None, and nothing is done, when it must wait or be refused."""
+        expired = request.deadline is not None and request.deadline <= time.monotonic()
+        link = self._free_link(request) if not expired and self._hopeless() is None else None
+        return self._place(request, link) if link is not None else None
+
+    def _free_link(self, request: Outgoing) -> Link | None:
+        """Where it could go now, past nobody who waits."""
+        return self._replicas.choose(None, request.multiplexed_model_id) if not self._line else None
+
+    def _place(self, request: Outgoing, link: Link | None) -> Exchange:
         self._budget.earn()
         exchange = Exchange(self, request, next(self._arrivals))
-        link = self._replicas.choose(None, request.multiplexed_model_id) if not self._line else None
         if link is not None:
             self._reserve(exchange, link)
         else:

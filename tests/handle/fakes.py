@@ -74,6 +74,9 @@ class FakeRouter:
         self.exchanges.append(exchange)
         return exchange
 
+    def send_at_once(self, request: Any) -> Any:
+        return None  # everything waits for something here
+
     async def send_everywhere(self, request: Any) -> list[Any]:
         return [await self.send(request) for _ in range(2)]
 
