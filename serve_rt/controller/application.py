@@ -13,8 +13,10 @@ from dataclasses import replace
 
 from serve_rt.controller.deployment import plan_deployment
 from serve_rt.controller.draft import Draft
+from serve_rt.controller.giving_way import gives_way, should_lead
 from serve_rt.controller.plan import ForgetApplication, RemoveApp, RemoveVersion, SaveApplication, SaveVersion
 from serve_rt.controller.removal import remove_deployment
+from serve_rt.controller.rollout import first_memory
 from serve_rt.errors import InvalidTransition
 from serve_rt.model.application import KEPT_APP_VERSIONS, ApplicationMemory, AppVersion, same_content
 from serve_rt.model.cluster import DeploymentMemory, RolloutPhase, Versioned
@@ -34,13 +36,16 @@ def plan_application(draft: Draft, name: AppName, keys: Iterable[DeploymentKey])
     memory = _taken_in(draft, app, stored)
     target = _target(draft, memory, app.value)
     states = _bring_about(draft, target, app.mod_revision, memory.message if memory.refused else "")
-    others = [key for key in keys if target.deployment(key.deployment) is None]
     needed = draft.cluster.versions.get(name, {}).get(memory.serving, target)
-    for key in others:
-        if needed.deployment(key.deployment) is not None:
-            _keep(draft, key, needed, memory.generation)
+    others = [key for key in keys if target.deployment(key.deployment) is None]
+    kept = [key for key in others if needed.deployment(key.deployment) is not None]
+    kept = _callers_first(draft, name, kept)[::-1]
+    giving_way = gives_way(draft, target, needed, states or (), kept)
+    kept_states = {key: _keep(draft, key, needed, memory.generation, int(key == giving_way)) for key in kept}
     if states is not None:
         memory = _judged(draft, memory, target, needed, states)
+        if memory.serving != memory.asked and not memory.refused and should_lead(draft, target, needed, kept_states):
+            memory = replace(memory, serving=memory.asked)
     _save(draft, memory, stored)
     _take_down(draft, name, [key for key in others if needed.deployment(key.deployment) is None])
 
@@ -102,18 +107,20 @@ def _bring_about(
     return states
 
 
-def _keep(draft: Draft, key: DeploymentKey, serving: ApplicationSpec, generation: int) -> None:
-    """As it is, until the routes have moved: replicas lost are replaced, nothing else changes."""
+def _keep(
+    draft: Draft, key: DeploymentKey, serving: ApplicationSpec, generation: int, giving_up: int
+) -> DeploymentMemory:
+    """As it is, until the routes have moved: replicas lost are replaced, nothing else changes while there is room."""
     stored, spec, planned = draft.cluster.deployments.get(key), serving.deployment(key.deployment), len(draft.actions)
     assert spec is not None
     try:
         if stored is not None:
-            plan_deployment(draft, key, stored.target, stored.generation)
-        else:
-            plan_deployment(draft, key, spec, generation)
+            return plan_deployment(draft, key, stored.target, stored.generation, giving_up=giving_up)
+        return plan_deployment(draft, key, spec, generation)
     except InvalidTransition as error:  # our bug, as above
         del draft.actions[planned:]
         draft.notes.append(f"{key} is left as it is: {error}")
+        return stored or first_memory(key, spec, generation, draft.now_wall)
 
 
 # --- the verdict ----------------------------------------------------------------------------------------------------
@@ -127,11 +134,12 @@ def _judged(
     states: Iterable[DeploymentMemory],
 ) -> ApplicationMemory:
     if memory.refused:
-        return memory
+        back = _ingress_ready(draft, target) or not _ingress_ready(draft, serving)
+        return replace(memory, serving=memory.last_good or memory.serving) if back else memory
     states = list(states)
     bad = next((state for state in states if state.phase in _BAD), None)
     if bad is not None and memory.last_good not in (None, memory.asked):
-        return refused(memory, f"deployment {bad.deployment!r}: {bad.message}")
+        return _refused(memory, f"deployment {bad.deployment!r}: {bad.message}")
     if all(state.phase not in _UNREACHED for state in states):
         good = (memory.asked, *(n for n in memory.good if n != memory.asked))[:KEPT_APP_VERSIONS]
         return replace(memory, serving=memory.asked, good=good)
@@ -140,12 +148,10 @@ def _judged(
     return memory
 
 
-def refused(memory: ApplicationMemory, why: str) -> ApplicationMemory:
-    """Back to the last good version. Its deployments were never touched, so the routes may lead there at once."""
-    assert memory.last_good is not None
+def _refused(memory: ApplicationMemory, why: str) -> ApplicationMemory:
+    """Back to the last good version. Unless there was no room for both, it serves still."""
     why = f"version {memory.asked} of the application was rolled back to version {memory.last_good}: {why}"
-    refusals = {**memory.refusals, memory.asked: why}
-    return replace(memory, refused=True, message=why, refusals=refusals, serving=memory.last_good)
+    return replace(memory, refused=True, message=why, refusals={**memory.refusals, memory.asked: why})
 
 
 def _save(draft: Draft, memory: ApplicationMemory, stored: ApplicationMemory | None) -> None:

@@ -35,9 +35,10 @@ from serve_rt.model.spec import DeploymentSpec
 
 
 def plan_deployment(
-    draft: Draft, key: DeploymentKey, spec: DeploymentSpec, generation: int, returning: str = ""
+    draft: Draft, key: DeploymentKey, spec: DeploymentSpec, generation: int, returning: str = "", giving_up: int = 0
 ) -> DeploymentMemory:
-    """Its memory after this plan. `returning`: why its application goes back to a former version, `spec`."""
+    """Its memory after this plan. `returning`: why its application goes back to a former version, `spec`. `giving_up`:
+    how many more replicas it gives up because there is no room for the version that follows."""
     members = draft.census.members.get(key, ())
     stored = draft.cluster.deployments.get(key)
     if stored is not None and draft.cluster.is_reborn(key.app, stored.generation):
@@ -45,6 +46,8 @@ def plan_deployment(
     memory = _current(draft, stored, key, spec, generation, members)
     if returning:
         memory = return_to(memory, spec, returning, draft.now_wall)
+    if giving_up:
+        memory = replace(memory, yielded=memory.yielded + giving_up)
     memory = judge(draft, memory, members)
     work = _Work(draft, key, memory, _divide(members, memory))
     work.drain_and_create()
@@ -144,7 +147,7 @@ class _Work:
         steps = next_steps(standing, self.memory.target.options.max_surge_percent, surge=self.draft.settings.surge)
         if self.groups.old and is_held(self.memory):
             steps = steps.for_canary(standing.new)
-        self._drain(self._surplus(0 if self._returning() else steps.drain_surplus), "more than asked for")
+        self._drain(self._surplus(0 if self._returning() else steps.drain_surplus), self._too_many)
         for member in self._oldest(steps.drain_old):
             moving = member.version == self.memory.target.version
             why = "its node is being drained" if moving else f"replaced by {self.memory.target.version}"
@@ -154,6 +157,10 @@ class _Work:
             self._stop_first(standing)
         for member in self.groups.leaving:
             self.draft.finish_leaving(member)
+
+    @property
+    def _too_many(self) -> str:
+        return "makes room for the version that follows" if self.memory.yielded else "more than asked for"
 
     def _end_failed(self) -> None:
         ours = [m for m in self.groups.failed if m.version == self.memory.target.version]
@@ -327,7 +334,8 @@ class _Work:
 
     def finish(self) -> None:
         """Note progress, what is pending, and the end of the way."""
-        memory = replace(self.memory, pending=self.pending)
+        gave = f"It gave up {self.memory.yielded} replicas: there is no room beside the version that follows."
+        memory = replace(self.memory, pending=self.pending or (gave if self.memory.yielded else ""))
         standing_still = not (self.created or self.drained or self.groups.old or self.groups.failed or self.pending)
         if standing_still and len(self.groups.new) == self.wanted and self._all_ready():
             memory = complete(memory, self.draft.now_wall)

@@ -97,7 +97,7 @@ def take_in(
     memory: DeploymentMemory, spec: DeploymentSpec, generation: int, failures: int, now_wall: float
 ) -> DeploymentMemory:
     """The memory after a deploy: a new version rolls, a light change scales or nothing."""
-    asked = replace(memory, generation=generation, versions=_remember(memory, spec), pending="")
+    asked = replace(memory, generation=generation, versions=_remember(memory, spec), pending="", yielded=0)
     if spec.options.autoscaling != memory.target.options.autoscaling:
         asked = replace(asked, scale_target=_first_target(memory, spec))
     if spec.version != memory.target.version or memory.phase in _STARTS_OVER:
@@ -158,7 +158,11 @@ def _remember(memory: DeploymentMemory, spec: DeploymentSpec) -> tuple[Deploymen
 
 
 def replicas_wanted(memory: DeploymentMemory) -> int:
-    """How many replicas there should be: as the options say, or the autoscaler."""
+    """How many replicas there should be: as the options say, or the autoscaler, less what gave way to others."""
+    return max(0, _asked_for(memory) - memory.yielded)
+
+
+def _asked_for(memory: DeploymentMemory) -> int:
     options = memory.target.options
     if options.autoscaling is None:
         return options.num_replicas

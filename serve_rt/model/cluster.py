@@ -135,6 +135,8 @@ class DeploymentMemory:
     failure_offset: int = 0
     """Failures of replicas replaced since, less those that had happened when the same version was asked for again."""
     trigger: DeploymentStatusTrigger = DeploymentStatusTrigger.CONFIG_UPDATE_STARTED
+    yielded: int = 0
+    """Replicas given up for want of room, by a deployment that the asked version of its application does not have."""
     guard_passed: VersionId | None = None
     """The version whose first replica has served its window beside the old ones."""
     message: str = ""

@@ -8,10 +8,10 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from serve_rt.controller.plan import DrainAssignment, PublishRoute, SaveApplication
+from serve_rt.controller.plan import DrainAssignment, PublishRoute, SaveApplication, SaveDeployment
 from serve_rt.controller.settings import ControlSettings
 from serve_rt.model.cluster import RolloutPhase
-from serve_rt.model.ids import NodeId, deployment_of
+from serve_rt.model.ids import DeploymentKey, NodeId, deployment_of
 from serve_rt.model.node import NodeMark
 from serve_rt.model.replica import ReplicaState
 from serve_rt.model.resources import Resources
@@ -138,6 +138,10 @@ def check_floor(world: World) -> None:
             if confirmed_ready(world, r.replica_id)
         }
         taken = serving & drained
+        if any(isinstance(a, SaveDeployment) and a.memory.key == key and a.memory.yielded for a in plan.actions):
+            # It gives way to an ingress of another name, for want of room: both together keep the floor.
+            both = {r for r in world.cluster.observed if deployment_of(r) == DeploymentKey(key.app, app.value.ingress)}
+            serving |= {r for r in both if confirmed_ready(world, r)}
         wanted = min(memory.target.options.num_replicas, *(spec.options.num_replicas for spec in needed))
         floor = max(0, wanted - memory.target.options.max_unavailable)
         assert not taken or len(serving - drained) >= floor, (serving, drained)
