@@ -214,11 +214,10 @@ class Exchange:
         stream = link.stream
         assert stream is not None
         self.link = link
-        if self._router.tallies is not None:
-            self.put_s = time.monotonic()
+        self.put_s = time.monotonic()
         left_ms = 0
         if self.request.deadline is not None:
-            left_ms = max(1, int((self.request.deadline - time.monotonic()) * 1000))
+            left_ms = max(1, int((self.request.deadline - self.put_s) * 1000))
         self.attempt = stream.open(self.opened, self.request.body, self.request.end, self, left_ms)
         for payload, end, kind, code, reason in self._sent or ():
             self.attempt.send(payload, end=end, kind=kind, code=code, reason=reason)
@@ -254,7 +253,10 @@ class Exchange:
             self._answer_began = True
             if self.reserved_s:
                 self._router.answer_began(self)
-            if self.put_s and self._router.tallies is not None:
+            if self.link is not None and not (isinstance(part, pb.Head) and part.status >= 500):
+                now = time.monotonic()
+                self.link.latency.answered(now - self.put_s, now)
+            if self._router.tallies is not None:
                 self._router.tallies.answer_began(self, part)
         self._parts.append(part)
         self._wake_reader()
@@ -295,6 +297,9 @@ class Exchange:
         attempt, self.attempt = self.attempt, None
         self._finish()
         if attempt is not None:
+            if self.link is not None and not self._answer_began:
+                now = time.monotonic()
+                self.link.latency.given_up(now - self.put_s, now)
             attempt.cancel(reason)
         else:
             self._router.withdrawn(self)

@@ -15,6 +15,7 @@ from serve_rt.aio import Backoff, TaskOwner
 from serve_rt.config.protections import Protection, enabled
 from serve_rt.credentials import ClusterToken
 from serve_rt.model.routes import ReplicaRoute
+from serve_rt.routing.latency import Latency
 from serve_rt.transport.client import ClientStream, ReplicaIdentity, dial
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ class Link:
         self.route = route
         self.stream: ClientStream | None = None
         self.retired = False
+        self.latency = Latency()
         self.up = asyncio.Event()
         """Set while the replica's Hello stands."""
         self.past: dict[str, int] = dict.fromkeys(COUNTERS, 0)

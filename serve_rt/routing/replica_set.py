@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable
 
 from serve_rt.model.ids import ReplicaId
@@ -56,7 +57,12 @@ class ReplicaSet:
         if len(free) == 1:
             return free[0]
         self._turn += 1
-        return free[pick([link.load for link in free], self._turn, random.randrange)]
+        now = time.monotonic()
+
+        def latency_s(index: int) -> float:
+            return free[index].latency.seconds(now)
+
+        return free[pick([link.load for link in free], latency_s, self._turn, random.randrange)]
 
     def closed(self, link: Link) -> None:
         """A link has ended for good: its counts stay."""
