@@ -92,6 +92,19 @@ class AgentService:
         reply: pb.ChangeReply = await self._leader.ask("Rollback", request)
         return reply
 
+    async def mark_node(self, request: pb.MarkNodeRequest, context: Context) -> pb.ChangeReply:
+        _refuse_second_forward(request.forwarded)
+        request.forwarded = True
+        reply: pb.ChangeReply = await self._leader.ask("MarkNode", request)
+        return reply
+
+    async def autoscaling(self, request: pb.AutoscalingRequest, context: Context) -> pb.AutoscalingReply:
+        """A read that only the leader can answer: demand and timers are in its memory."""
+        _refuse_second_forward(request.forwarded)
+        request.forwarded = True
+        reply: pb.AutoscalingReply = await self._leader.ask("Autoscaling", request)
+        return reply
+
     # --- reads ----------------------------------------------------------------------------------------------------
 
     async def status(self, request: pb.StatusRequest, context: Context) -> pb.StatusReply:

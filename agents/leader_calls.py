@@ -1,6 +1,6 @@
 """Changes go to the leader, once: found in the mirror, waited for if there is none, asked again if it died under us.
 
-Called by `api_server` for Deploy and Delete. Repeating is safe because every change carries a client-made deploy id:
+Called by `api_server` for every change. Repeating is safe because every change carries a client-made deploy id:
 the same id again gets the first outcome.
 """
 

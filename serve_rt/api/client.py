@@ -18,6 +18,8 @@ from serve_rt.aio import Backoff
 from serve_rt.credentials import ClusterToken, control_channel
 from serve_rt.errors import NoClusterError, ServeException, UnavailableError
 from serve_rt.model.ids import BlobDigest
+from serve_rt.model.node import NodeMark
+from serve_rt.model.scaling import ScalingOverview
 from serve_rt.model.spec import ApplicationSpec
 from serve_rt.model.status import NodesOverview, ServeStatus
 from serve_rt.pb import control_pb2 as pb
@@ -75,6 +77,14 @@ class AgentClient:
         request = pb.RollbackRequest(app=app, to_version=to_version, deploy_id=deploy_id)
         reply = await self._change("Rollback", request)
         return int(reply.version), records.decode(reply.application, ApplicationSpec, source="the rollback's answer")
+
+    async def mark_node(self, node_id: str, mark: NodeMark) -> None:
+        await self._change("MarkNode", pb.MarkNodeRequest(node_id=node_id, mark=mark.value))
+
+    async def autoscaling(self, app: str) -> ScalingOverview:
+        """Of one application, of all for ""."""
+        reply = await self._ask("Autoscaling", pb.AutoscalingRequest(app=app), CHANGE_TIMEOUT_S)
+        return records.decode(reply.overview, ScalingOverview, source=f"autoscaling from {self.address}")
 
     async def status(self) -> ServeStatus:
         reply = await self._ask("Status", pb.StatusRequest(), READ_TIMEOUT_S)

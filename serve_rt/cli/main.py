@@ -1,4 +1,4 @@
-"""The `serve` command: run, status, history, rollback, delete, shutdown, nodes, logs.
+"""The `serve` command: run, status, history, rollback, delete, shutdown, nodes, drain, autoscale, logs.
 
 Only click is imported here; each verb loads what it needs, so `serve --help` is quick and `serve run` can start the
 cluster before anything else. What a user can mend is told in a sentence and an exit code, never with our stack trace.
@@ -133,14 +133,75 @@ def shutdown(address: str | None, state_dir: Path | None, yes: bool) -> None:
     shut_down(address, state_dir, ask=not yes)
 
 
-@main.command()
+@main.group(invoke_without_command=True)
 @_address
 @_state_dir
-def nodes(address: str | None, state_dir: Path | None) -> None:
+@click.pass_context
+def nodes(ctx: click.Context, address: str | None, state_dir: Path | None) -> None:
     """Show nodes, their resources, and which replica holds what part of which GPU."""
-    from serve_rt.cli.show import print_nodes
+    if ctx.invoked_subcommand is None:
+        from serve_rt.cli.show import print_nodes
 
-    print_nodes(address, state_dir)
+        print_nodes(address, state_dir)
+
+
+@nodes.command()
+@click.argument("node")
+@_address
+@_state_dir
+def forget(node: str, address: str | None, state_dir: Path | None) -> None:
+    """Give up NODE, which is lost and will not come back: its replicas are replaced at once."""
+    from serve_rt.cli.operate import forget_node
+
+    forget_node(node, address, state_dir)
+
+
+@main.command()
+@click.argument("node")
+@click.option("--timeout-s", type=click.FloatRange(0), default=600.0, show_default=True, help="0: do not wait")
+@_address
+@_state_dir
+def drain(node: str, timeout_s: float, address: str | None, state_dir: Path | None) -> None:
+    """Empty NODE: each of its replicas goes once another one answers elsewhere. Waits until the last is gone."""
+    from serve_rt.cli.operate import drain_node
+
+    drain_node(node, timeout_s, address, state_dir)
+
+
+@main.command()
+@click.argument("node")
+@_address
+@_state_dir
+def cordon(node: str, address: str | None, state_dir: Path | None) -> None:
+    """Place no further replica on NODE; those that run there go on."""
+    from serve_rt.cli.operate import mark_node
+
+    mark_node(node, "cordoned", address, state_dir)
+
+
+@main.command()
+@click.argument("node")
+@_address
+@_state_dir
+def uncordon(node: str, address: str | None, state_dir: Path | None) -> None:
+    """Take back a cordon or a drain of NODE."""
+    from serve_rt.cli.operate import mark_node
+
+    mark_node(node, "schedulable", address, state_dir)
+
+
+@main.command()
+@click.argument("app", required=False, default="")
+@click.option("--dry-run", is_flag=True, help="the only way there is: the autoscaler acts by itself")
+@_address
+@_state_dir
+def autoscale(app: str, dry_run: bool, address: str | None, state_dir: Path | None) -> None:
+    """Show what the autoscaler sees of APP (of all without it), what it would do, when and why."""
+    if not dry_run:
+        raise click.UsageError("say --dry-run: the autoscaler acts by itself, this shows what it would do.")
+    from serve_rt.cli.operate import print_autoscaling
+
+    print_autoscaling(app, address, state_dir)
 
 
 @main.command()

@@ -15,15 +15,17 @@ from typing import Any
 import grpc.aio
 
 from serve_rt.aio import Clock
-from serve_rt.controller.validate import check_application, check_prefix_is_free
+from serve_rt.controller.validate import check_application, check_prefix_is_free, checked_mark
 from serve_rt.errors import ConflictError, NotFoundError, NotLeaderError
 from serve_rt.etcd.contract import EtcdStore
 from serve_rt.etcd.election import Leadership
 from serve_rt.etcd.keys import Keys
-from serve_rt.etcd.values import Put, absent, modified_at
+from serve_rt.etcd.values import Delete, Put, absent, modified_at
 from serve_rt.model.application import version_before
 from serve_rt.model.cluster import Cluster, Versioned
-from serve_rt.model.ids import AppName, VersionId
+from serve_rt.model.ids import AppName, NodeId, VersionId
+from serve_rt.model.node import MarkRecord, NodeMark
+from serve_rt.model.scaling import ScalingOverview
 from serve_rt.model.spec import ApplicationSpec, DeploymentSpec
 from serve_rt.pb import control_pb2 as pb
 from serve_rt.store.mirror import Mirror
@@ -47,7 +49,8 @@ class ControllerService:
         self._store, self._keys, self._mirror, self._clock = store, keys, mirror, clock
         self._one_at_a_time = asyncio.Lock()
         self.leadership: Leadership | None = None
-        """Set by `main` for the time of a term."""
+        self.scaling: Callable[[AppName | None], ScalingOverview] | None = None
+        """Both are set by `main` for the time of a term."""
 
     # --- RPCs -----------------------------------------------------------------------------------------------------
 
@@ -93,6 +96,34 @@ class ControllerService:
 
             revision = await self._swap(app, change)
         return _rolled_back(written[0], revision)
+
+    async def autoscaling(
+        self, request: pb.AutoscalingRequest, _context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.AutoscalingReply:
+        """*Errors*: NotFoundError for an application that is not there."""
+        self._leading()
+        if request.app and AppName(request.app) not in self._mirror.cluster.apps:
+            raise NotFoundError(f"there is no application {request.app!r}")
+        overview = self.scaling(AppName(request.app) if request.app else None) if self.scaling else ScalingOverview()
+        return pb.AutoscalingReply(overview=encode(overview))
+
+    async def mark_node(
+        self, request: pb.MarkNodeRequest, _context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.ChangeReply:
+        """*Errors*: NotFoundError naming the nodes there are; ConfigError for a mark that makes no sense there."""
+        self._leading()
+        async with self._one_at_a_time:
+            await self._shown(self._leading().epoch)
+            node, mark = NodeId(request.node_id), checked_mark(self._mirror.cluster, request.node_id, request.mark)
+            if self._mirror.cluster.mark(node) is mark:
+                return pb.ChangeReply(revision=self._mirror.cluster.revision)
+            key = self._keys.mark(node)
+            record = MarkRecord(node, mark, self._clock.wall())
+            gone = mark is NodeMark.SCHEDULABLE
+            written = await self._leading().write([Delete(key) if gone else Put(key, encode(record))])
+            log.info("node %s is %s", node, mark.value, extra={"action": "node_marked", "node": node})
+            await self._shown(written.revision)
+        return pb.ChangeReply(revision=written.revision)
 
     # --- the swap -------------------------------------------------------------------------------------------------
 

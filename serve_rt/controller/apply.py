@@ -21,6 +21,7 @@ from serve_rt.controller.plan import (
     PublishRoute,
     RemoveApp,
     RemoveDeployment,
+    RemoveMark,
     RemoveRoute,
     RemoveVersion,
     RewriteAssignment,
@@ -112,6 +113,8 @@ def operations(action: Action, keys: Keys, shards: Mapping[DeploymentKey, int]) 
             return [Delete(keys.routes_prefix(key.app, key.deployment), prefix=True)]
         case RemoveDeployment(key):
             return [Delete(keys.deployment(key.app, key.deployment))]
+        case RemoveMark(node):
+            return [Delete(keys.mark(node))]
         case RemoveApp(app):
             return [Delete(keys.app(app))]
 

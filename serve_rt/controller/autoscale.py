@@ -37,6 +37,9 @@ class Timer:
     direction: int = 0
     since: float = 0.0
 
+    def held_s(self, now: float) -> float:
+        return now - self.since if self.direction else 0.0
+
 
 @dataclass(frozen=True, slots=True)
 class Decision:
@@ -44,6 +47,10 @@ class Decision:
     timer: Timer
     why: str
     """For the log: what was seen and what holds the target back, if anything does."""
+    aim: int
+    """Where the target goes when the delay is over."""
+    paused: bool = False
+    """Nothing can be said for want of readings: the time that passes counts neither way."""
 
 
 def desired(
@@ -54,8 +61,11 @@ def desired(
     if running == 0 and max(demand.total, demand.latest) > 0.0:
         first = bounded(options, max(math.ceil(options.upscaling_factor), target))
         if first > target:
-            return Decision(first, Timer(), f"a request waits and no replica is there; {seen}")
+            return Decision(first, Timer(), f"a request waits and no replica is there; {seen}", first)
     asked = bounded(options, _asked(options, demand.total, running, target))
+    if asked < target and not demand.complete:
+        why = f"{target} for {seen}; {asked} is held back: not every reporter was heard for one look-back"
+        return Decision(target, timer, why, target, paused=True)
     aim, held = _harmless(asked, demand, running, target)
     why = f"{aim} for {seen}" + (f"; {asked} is held back: {held}" if held else "")
     decision = _after_delay(options, aim, target, timer, now, why)
@@ -87,8 +97,6 @@ def _harmless(asked: int, demand: Demand, running: int, target: int) -> tuple[in
     """`asked`, or less of a fall, and why."""
     if asked >= target:
         return asked, ""
-    if not demand.complete:
-        return target, "not every reporter was heard for one look-back"
     if asked < running < target:
         return running, "replicas are still starting"
     if asked == 0 and demand.latest > 0.0:
@@ -99,16 +107,16 @@ def _harmless(asked: int, demand: Demand, running: int, target: int) -> tuple[in
 def _after_delay(options: AutoscalingOptions, aim: int, target: int, timer: Timer, now: float, why: str) -> Decision:
     direction = (aim > target) - (aim < target)
     if direction == 0:
-        return Decision(target, Timer(), why)
+        return Decision(target, Timer(), why, target)
     if timer.direction != direction:
         timer = Timer(direction, now)
-    delay_s = _delay_s(options, direction, target)
+    delay_s = delay_of(options, direction, target)
     if now - timer.since + _EPSILON < delay_s:
-        return Decision(target, timer, f"{why}; must hold for {delay_s:g} s")
-    return Decision(aim, timer, why)
+        return Decision(target, timer, f"{why}; must hold for {delay_s:g} s", aim)
+    return Decision(aim, timer, why, aim)
 
 
-def _delay_s(options: AutoscalingOptions, direction: int, target: int) -> float:
+def delay_of(options: AutoscalingOptions, direction: int, target: int) -> float:
     if direction > 0:
         return options.upscale_delay_s
     if target == 1 and options.downscale_to_zero_delay_s is not None:

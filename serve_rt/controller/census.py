@@ -97,7 +97,8 @@ def take_census(cluster: Cluster, now: float, settings: ControlSettings) -> Cens
     suspended = _probably_us(cluster, now, settings)
     standings = {node: NodeStanding.LIVE for node in cluster.nodes}
     for node, since in cluster.gone_since.items():
-        standings[node] = _standing(now - since, suspended, settings)
+        forgotten = cluster.mark(node) is NodeMark.FORGOTTEN
+        standings[node] = NodeStanding.GIVEN_UP if forgotten else _standing(now - since, suspended, settings)
     return Census(
         standings=standings,
         members=_members(cluster, standings),
@@ -115,8 +116,13 @@ def _standing(gone_s: float, suspended: bool, settings: ControlSettings) -> Node
 
 
 def _probably_us(cluster: Cluster, now: float, settings: ControlSettings) -> bool:
-    """More than half of the nodes vanished within one grace period, and they are still away."""
-    gone = sorted(since for since in cluster.gone_since.values() if now - since < settings.node_given_up_s)
+    """More than half of the nodes vanished within one grace period, they are still away, and nobody said that they
+    will not come back."""
+    gone = sorted(
+        since
+        for node, since in cluster.gone_since.items()
+        if now - since < settings.node_given_up_s and cluster.mark(node) is not NodeMark.FORGOTTEN
+    )
     known = len(cluster.nodes) + len(gone)
     if known < MIN_NODES_TO_DOUBT or 2 * len(gone) <= known:
         return False

@@ -22,10 +22,25 @@ MAX_POINTS = 4096
 
 
 @dataclass(frozen=True, slots=True)
+class Counts:
+    """Requests of one deployment: without a slot, and sent to a replica but not ended."""
+
+    queued: int = 0
+    ongoing: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.queued + self.ongoing
+
+    def plus(self, queued: int, ongoing: int) -> Counts:
+        return Counts(self.queued + queued, self.ongoing + ongoing)
+
+
+@dataclass(frozen=True, slots=True)
 class NodeDemand:
     """One agent's last word about the reporters of its node."""
 
-    counts: Mapping[DeploymentKey, int] = field(default_factory=dict)
+    counts: Mapping[DeploymentKey, Counts] = field(default_factory=dict)
     complete: bool = False
     """The agent has listened long enough, and no reporter with demand has fallen silent."""
     heard_at: float = 0.0
@@ -34,11 +49,11 @@ class NodeDemand:
 
 
 def read_report(report: pb.AssignReport, now: float) -> NodeDemand:
-    counts: dict[DeploymentKey, int] = {}
+    counts: dict[DeploymentKey, Counts] = {}
     for reading in report.demand:
         for entry in reading.entries:
             key = DeploymentKey(AppName(entry.app), DeploymentName(entry.deployment))
-            counts[key] = counts.get(key, 0) + entry.queued + entry.ongoing
+            counts[key] = counts.get(key, Counts()).plus(entry.queued, entry.ongoing)
     complete = report.demand_complete and all(reading.age_ms <= SILENT_S * 1000 for reading in report.demand)
     return NodeDemand(counts, complete, now, _tallies(report))
 
@@ -114,4 +129,8 @@ class Peak:
         self._falling.append((now, value))
         while self._falling[0][0] < now - period_s:
             self._falling.popleft()
-        return self._falling[0][1]
+        return self.highest
+
+    @property
+    def highest(self) -> float:
+        return self._falling[0][1] if self._falling else 0.0

@@ -82,6 +82,7 @@ def _current(
     if stored is None:
         return first_memory(key, spec, generation, draft.now_wall)
     if stored.generation == generation:
+        stored = replace(stored, scaling=draft.cluster.scale_notes.get(key, stored.scaling))
         scaled = draft.cluster.scale_targets.get(key)
         return stored if scaled is None else rescale(stored, scaled, draft.now_wall)
     return take_in(stored, spec, generation, failures_of(members, spec.version), draft.now_wall)

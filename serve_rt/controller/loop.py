@@ -30,7 +30,8 @@ from serve_rt.etcd.election import Leadership
 from serve_rt.etcd.keys import Keys
 from serve_rt.etcd.values import Put
 from serve_rt.model.cluster import Cluster, MetaRecord
-from serve_rt.model.ids import DeploymentKey, NodeId, VersionId
+from serve_rt.model.ids import AppName, DeploymentKey, NodeId, VersionId
+from serve_rt.model.scaling import ScalingOverview
 from serve_rt.model.tally import Tally
 from serve_rt.store.mirror import Mirror
 from serve_rt.wire.records import encode
@@ -86,6 +87,9 @@ class ControlLoop:
             await cancel_and_wait(deciding, scaling, losing)  # at once: a deposed leader must not finish what it began
             await self._pusher.close()
 
+    def scaling_overview(self, app: AppName | None) -> ScalingOverview:
+        return self._scaling.overview(self._mirror.cluster, app)
+
     def _deposed(self, reason: str) -> None:
         log.warning("%s: this leader stops", reason, extra={"action": "leader_deposed"})
         if enabled(Protection.FENCE):
@@ -130,7 +134,7 @@ class ControlLoop:
         cluster = self._pusher.overlay(self._mirror.cluster)
         words = self._pusher.demand()
         targets, self._tallies = self._scaling.look(cluster, words, now), all_tallies(words.values())
-        cluster = replace(cluster, scale_targets=targets, tallies=self._tallies)
+        cluster = replace(cluster, scale_targets=targets, scale_notes=self._scaling.notes, tallies=self._tallies)
         plan = reconcile(cluster, now, self._settings, self._clock.wall())
         held_s = self._hold(plan, cluster, now)
         if held_s > 0.0:
@@ -188,7 +192,8 @@ class ControlLoop:
             self._demand_changed.clear()
             now = self._clock.monotonic()
             words = self._pusher.demand()
-            if self._scaling.look(self._mirror.cluster, words, now) or all_tallies(words.values()) != self._tallies:
+            moves = self._scaling.look(self._mirror.cluster, words, now) or self._scaling.notes
+            if moves or all_tallies(words.values()) != self._tallies:
                 self._wake.set()
             await self._wait(self._demand_changed, LOOK_AT_DEMAND_S)
 

@@ -90,11 +90,12 @@ async def serve_candidate(
     )
 
     async def lead(leadership: Leadership) -> None:
-        service.leadership = leadership
+        loop = ControlLoop(mirror, keys, leadership, token, settings, clock)
+        service.leadership, service.scaling = leadership, loop.scaling_overview
         try:
-            await ControlLoop(mirror, keys, leadership, token, settings, clock).run()
+            await loop.run()
         finally:
-            service.leadership = None
+            service.leadership = service.scaling = None
 
     log.info("candidate", extra={"action": "candidate", "address": record.address})
     standing = stand_for_ever(store, keys, record, settings.lease_s, lead, clock)

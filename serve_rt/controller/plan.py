@@ -98,6 +98,13 @@ class ForgetApplication:
 
 
 @dataclass(frozen=True, slots=True)
+class RemoveMark:
+    """Of a node that was forgotten: nothing is left of it, or it is here again."""
+
+    node_id: NodeId
+
+
+@dataclass(frozen=True, slots=True)
 class RemoveApp:
     app: AppName
     mod_revision: int
@@ -118,6 +125,7 @@ Action = (
     | DeleteObserved
     | RemoveRoute
     | RemoveDeployment
+    | RemoveMark
     | RemoveApp
 )
 _ORDER: tuple[type[Action], ...] = (
@@ -134,6 +142,7 @@ _ORDER: tuple[type[Action], ...] = (
     RemoveRoute,
     RemoveDeployment,
     ForgetApplication,
+    RemoveMark,
     RemoveApp,
 )
 _RANK = {kind: rank for rank, kind in enumerate(_ORDER)}
@@ -162,6 +171,8 @@ def describe(action: Action) -> str:
             why = f" ({m.message.splitlines()[-1][:80]})" if m.message else ""
             pending = f" pending: {m.pending}" if m.pending else ""
             scaled = f" replicas={m.scale_target}" if m.scale_target is not None else ""
+            way = f" {'upscale' if m.scaling.direction > 0 else 'downscale'} held for {m.scaling.held_s:g} s"
+            scaled += way if m.scaling.direction else ""
             return f"save {m.app}#{m.deployment} {m.phase.name} target={m.target.version}{scaled}{why}{pending}"
         case SaveVersion(version):
             return f"version {version.spec.name} {version.number}"
@@ -192,5 +203,7 @@ def describe(action: Action) -> str:
             return f"remove route {key.app}#{key.deployment}"
         case RemoveDeployment(key):
             return f"remove deployment {key.app}#{key.deployment}"
+        case RemoveMark(node):
+            return f"forget the mark of {node}"
         case RemoveApp(app, _):
             return f"remove app {app}"

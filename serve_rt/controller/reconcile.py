@@ -14,11 +14,12 @@ from collections.abc import Iterable
 from serve_rt.controller.application import plan_application
 from serve_rt.controller.census import NodeStanding, take_census
 from serve_rt.controller.draft import Draft
-from serve_rt.controller.plan import Plan, order
+from serve_rt.controller.plan import Plan, RemoveMark, order
 from serve_rt.controller.room import measure_room
 from serve_rt.controller.settings import ControlSettings
 from serve_rt.model.cluster import Cluster
 from serve_rt.model.ids import AppName, DeploymentKey
+from serve_rt.model.node import NodeMark
 
 
 def reconcile(cluster: Cluster, now: float, settings: ControlSettings, now_wall: float = 0.0) -> Plan:
@@ -46,6 +47,10 @@ def _forget_given_up(draft: Draft) -> None:
         for member in members:
             if member.standing is NodeStanding.GIVEN_UP:
                 draft.forget(member, "its node is given up")
+    for node, record in draft.cluster.marks.items():
+        gone = node not in draft.cluster.gone_since  # nothing is left of it, or it is registered again
+        if record.mark is NodeMark.FORGOTTEN and gone:
+            draft.actions.append(RemoveMark(node))
 
 
 def _finished(draft: Draft) -> Plan:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from serve_rt.controller.autoscale import bounded
 from serve_rt.model.cluster import KEPT_VERSIONS, ROLLOUT_TRANSITIONS, DeploymentMemory, RolloutPhase
 from serve_rt.model.ids import DeploymentKey
+from serve_rt.model.scaling import ScalingMemory
 from serve_rt.model.spec import DeploymentSpec
 from serve_rt.model.status import DeploymentStatusTrigger
 from serve_rt.model.transitions import move
@@ -183,9 +184,14 @@ def rescale(memory: DeploymentMemory, target: int, now_wall: float) -> Deploymen
         return memory
     if memory.phase not in _SCALES:
         falls = target < before and memory.phase is not RolloutPhase.ROLLED_BACK
-        return memory if falls else replace(memory, scale_target=target)
+        return memory if falls else replace(memory, scale_target=target, scaling=without_timer(memory.scaling))
+    memory = replace(memory, scaling=without_timer(memory.scaling))
     phase = RolloutPhase.UPSCALING if target > before else RolloutPhase.DOWNSCALING
     return enter(memory, phase, now_wall, message="", scale_target=target, trigger=DeploymentStatusTrigger.AUTOSCALING)
+
+
+def without_timer(scaling: ScalingMemory) -> ScalingMemory:
+    return replace(scaling, direction=0, held_s=0.0)
 
 
 _NEVER_SCALED = frozenset({RolloutPhase.FAILED, RolloutPhase.DELETING})

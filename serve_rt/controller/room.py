@@ -19,6 +19,7 @@ from serve_rt.model.resources import DeviceShare, Resources
 
 WHOLE = 1000
 _NOTHING = Resources(milli_cpu=0)
+_TAKES = frozenset({NodeMark.SCHEDULABLE, NodeMark.FORGOTTEN})  # forgotten, and here again
 
 
 @dataclass(slots=True)
@@ -63,10 +64,7 @@ Room = Mapping[NodeId, NodeRoom]
 
 def measure_room(cluster: Cluster, census: Census) -> dict[NodeId, NodeRoom]:
     """The room of all registered nodes, less everything assigned to or observed on them."""
-    room = {
-        node: NodeRoom.empty(record, takes=cluster.mark(node) is NodeMark.SCHEDULABLE)
-        for node, record in cluster.nodes.items()
-    }
+    room = {node: NodeRoom.empty(record, takes=cluster.mark(node) in _TAKES) for node, record in cluster.nodes.items()}
     for key, members in census.members.items():
         for member in members:
             if member.standing is NodeStanding.LIVE:

@@ -1,22 +1,26 @@
 """The autoscaler's memory during one term of leadership: demand over time, and timers. No clock, no I/O of its own.
 
-`loop` asks `look` whether a target should change (each half second, and at once when an agent reports new demand) and
-gives the answer to `reconcile` as `Cluster.scale_targets`; the decision itself is `autoscale.desired`. The target is
-saved with the deployment; demand and timers are not: the next leader hears the demand within a second, may raise a
-target at once, and lowers none before it has looked back for one whole period.
+`loop` asks `look` whether a target should change (each quarter of a second, and at once when an agent reports new
+demand) and gives the answer to `reconcile` as `Cluster.scale_targets`; the decision itself is `autoscale.desired`. The
+target is saved with the deployment, and so are timers that have run for a while (`scaling_notes`): the next leader
+hears the demand within a second, may raise a target at once, goes on with the timer it finds, and lowers none before
+it has looked back for one whole period.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from serve_rt.controller.autoscale import Demand, Timer, desired
+from serve_rt.controller.autoscale import Decision, Demand, Timer, delay_of, desired
 from serve_rt.controller.demand import NodeDemand, Peak, Series, all_heard
 from serve_rt.controller.rollout import replicas_wanted, rescale
+from serve_rt.controller.scaling_notes import due_note
+from serve_rt.controller.scaling_wave import Wave
 from serve_rt.model.cluster import Cluster, DeploymentMemory
-from serve_rt.model.ids import DeploymentKey, NodeId
+from serve_rt.model.ids import AppName, DeploymentKey, NodeId
+from serve_rt.model.scaling import DeploymentScaling, ScalingMemory, ScalingOverview
 from serve_rt.model.spec import AutoscalingOptions
 
 log = logging.getLogger(__name__)
@@ -25,37 +29,73 @@ log = logging.getLogger(__name__)
 @dataclass(slots=True)
 class _Watched:
     series: Series
+    timer: Timer
+    looked_at: float
     peak: Peak = field(default_factory=Peak)
-    timer: Timer = field(default_factory=Timer)
+    wave: Wave = field(default_factory=Wave)
     said: tuple[int, int] = (0, 0)
+    seen: DeploymentScaling | None = None
 
 
 class Scaling:
     """Made when a term begins."""
 
-    def __init__(self, now: float) -> None:
-        self._since = now
+    def __init__(self, now: float, *, learns: bool = True) -> None:
+        """`learns` is off in a negative control only."""
+        self._since, self._learns = now, learns
         self._watched: dict[DeploymentKey, _Watched] = {}
+        self.notes: dict[DeploymentKey, ScalingMemory] = {}
+        """What the last look found worth saving."""
 
     def look(self, cluster: Cluster, words: Mapping[NodeId, NodeDemand], now: float) -> dict[DeploymentKey, int]:
         """Targets that should change. Asked twice at one time the answer is the same."""
         heard = all_heard((words.get(node) for node in cluster.nodes), now)
         targets: dict[DeploymentKey, int] = {}
+        self.notes = {}
         scaled = {
             key: (memory, options)
             for key, memory in cluster.deployments.items()
             if (options := memory.target.options.autoscaling) is not None
         }
         for key, (memory, options) in scaled.items():
-            watched = self._watched.setdefault(key, _Watched(Series(now)))
-            watched.series.note(sum(word.counts.get(key, 0) for node, word in words.items()), now)
+            watched = self._watched.get(key) or self._begin(memory, now)
+            counts = [word.counts[key] for word in words.values() if key in word.counts]
+            watched.series.note(sum(count.total for count in counts), now)
             complete = heard and now - self._since >= options.look_back_period_s
-            target = self._decide(cluster, memory, options, watched, complete, now)
-            if target is not None:
-                targets[key] = target
+            decision = self._decide(cluster, memory, options, watched, complete, now)
+            watched.seen = replace(
+                self._explain(memory, options, watched, decision, now),
+                running=_running(cluster, key),
+                queued=sum(count.queued for count in counts),
+                ongoing=sum(count.ongoing for count in counts),
+                complete=complete,
+            )
+            if rescale(memory, decision.target, 0.0) is not memory:  # else nothing changes, or not in this phase
+                targets[key] = decision.target
+                watched.wave.moved(1 if decision.target > replicas_wanted(memory) else -1, now)
+                self._say(memory, watched, decision)
+            note = due_note(memory, options, watched.timer, now)
+            if note is not None:
+                self.notes[key] = note
         for gone in self._watched.keys() - scaled.keys():
             del self._watched[gone]
         return targets
+
+    def overview(self, cluster: Cluster, app: AppName | None = None) -> ScalingOverview:
+        """What the last look saw, and would do."""
+        asked = sorted(key for key in cluster.deployments if app is None or key.app == app)
+        found = [self._watched[key].seen for key in asked if key in self._watched]
+        return ScalingOverview(
+            deployments=tuple(seen for seen in found if seen is not None),
+            fixed=tuple(f"{key.app}#{key.deployment}" for key in asked if key not in self._watched),
+        )
+
+    def _begin(self, memory: DeploymentMemory, now: float) -> _Watched:
+        """A former leader's timer goes on where it was when it was saved."""
+        saved = memory.scaling
+        timer = Timer(saved.direction, now - saved.held_s) if saved.direction else Timer()
+        watched = self._watched[memory.key] = _Watched(Series(now), timer, now)
+        return watched
 
     def _decide(
         self,
@@ -65,27 +105,59 @@ class Scaling:
         watched: _Watched,
         complete: bool,
         now: float,
-    ) -> int | None:
+    ) -> Decision:
         total = watched.series.aggregate(options.aggregation_function, options.look_back_period_s, now)
-        peak = watched.peak.note(total, options.look_back_period_s, now)
+        in_sight_s = watched.wave.in_sight_s(options.look_back_period_s, now) if self._learns else 0.0
+        peak = watched.peak.note(total, max(options.look_back_period_s, in_sight_s), now)
         demand = Demand(total, watched.series.latest, peak, complete)
-        before, running = replicas_wanted(memory), _running(cluster, memory.key)
-        decision = desired(options, demand, running, before, watched.timer, now)
+        decision = desired(options, demand, _running(cluster, memory.key), replicas_wanted(memory), watched.timer, now)
+        passed_s, watched.looked_at = now - watched.looked_at, now
         watched.timer = decision.timer
-        if rescale(memory, decision.target, 0.0) is memory:
-            return None  # nothing changes, or not in this phase
-        if watched.said != (before, decision.target):
-            watched.said = (before, decision.target)
-            log.info(
-                "%s %s from %d to %d replicas: %s",
-                "upscaling" if decision.target > before else "downscaling",
-                memory.key,
-                before,
-                decision.target,
-                decision.why,
-                extra={"action": "autoscaled"},
+        if decision.paused and watched.timer.direction:
+            watched.timer = replace(watched.timer, since=watched.timer.since + passed_s)
+        return decision
+
+    def _explain(
+        self, memory: DeploymentMemory, options: AutoscalingOptions, watched: _Watched, decision: Decision, now: float
+    ) -> DeploymentScaling:
+        before, timer = replicas_wanted(memory), watched.timer
+        wait_s = None
+        if decision.aim != before:
+            wait_s = (
+                max(0.0, delay_of(options, timer.direction, before) - timer.held_s(now)) if timer.direction else 0.0
             )
-        return decision.target
+        return DeploymentScaling(
+            app=memory.app,
+            deployment=memory.deployment,
+            target=before,
+            aim=decision.aim,
+            wait_s=wait_s,
+            running=0,
+            min_replicas=options.min_replicas,
+            max_replicas=options.max_replicas,
+            queued=0.0,
+            ongoing=0.0,
+            total=watched.series.aggregate(options.aggregation_function, options.look_back_period_s, now),
+            peak=watched.peak.highest,
+            complete=False,
+            why=decision.why,
+            policy=options.policy,
+        )
+
+    def _say(self, memory: DeploymentMemory, watched: _Watched, decision: Decision) -> None:
+        before = replicas_wanted(memory)
+        if watched.said == (before, decision.target):
+            return
+        watched.said = (before, decision.target)
+        log.info(
+            "%s %s from %d to %d replicas: %s",
+            "upscaling" if decision.target > before else "downscaling",
+            memory.key,
+            before,
+            decision.target,
+            decision.why,
+            extra={"action": "autoscaled"},
+        )
 
 
 def _running(cluster: Cluster, key: DeploymentKey) -> int:

@@ -10,7 +10,10 @@ from collections import Counter
 from collections.abc import Iterable
 
 from serve_rt.controller.room import WHOLE
-from serve_rt.errors import ConfigError, ConflictError
+from serve_rt.errors import ConfigError, ConflictError, NotFoundError
+from serve_rt.model.cluster import Cluster
+from serve_rt.model.ids import NodeId
+from serve_rt.model.node import NodeMark
 from serve_rt.model.spec import ApplicationSpec, DeploymentSpec
 
 MAX_NAME_CHARS = 200
@@ -88,3 +91,15 @@ def _check_deployment(spec: DeploymentSpec) -> None:
         )
     if options.max_surge_percent < 0 or options.max_unavailable < 0:
         raise ConfigError(f"{where}: max_surge_percent and max_unavailable must not be negative")
+
+
+def checked_mark(cluster: Cluster, node: str, mark: str) -> NodeMark:
+    """*Errors*: NotFoundError naming the nodes there are; ConfigError for a mark that makes no sense there."""
+    known = sorted({*cluster.nodes, *cluster.gone_since, *cluster.marks})
+    if node not in known:
+        raise NotFoundError(f"there is no node {node!r}; known: {', '.join(known) or 'none'}")
+    if mark not in [one.value for one in NodeMark]:
+        raise ConfigError(f"mark {mark!r} is not known: {', '.join(one.value for one in NodeMark)}")
+    if NodeMark(mark) is NodeMark.FORGOTTEN and NodeId(node) in cluster.nodes:
+        raise ConfigError(f"node {node!r} is registered and alive: `serve drain {node}`, then stop its agent")
+    return NodeMark(mark)

@@ -17,6 +17,7 @@ from serve_rt.model.ids import AppName, BlobDigest, DeploymentKey, DeploymentNam
 from serve_rt.model.node import MarkRecord, NodeMark, NodeRecord
 from serve_rt.model.replica import Assignment, Observed
 from serve_rt.model.routes import DeploymentRoute
+from serve_rt.model.scaling import ScalingMemory
 from serve_rt.model.spec import ApplicationSpec, DeploymentSpec
 from serve_rt.model.status import DeploymentStatusTrigger
 from serve_rt.model.tally import Tally
@@ -132,6 +133,7 @@ class DeploymentMemory:
     """Most replicas of the target seen ready since the phase began: each one more renews the progress deadline."""
     scale_target: int | None = None
     """What the autoscaler decided last; None before its first decision, and without autoscaling."""
+    scaling: ScalingMemory = field(default_factory=ScalingMemory)
     failure_offset: int = 0
     """Failures of replicas replaced since, less those that had happened when the same version was asked for again."""
     trigger: DeploymentStatusTrigger = DeploymentStatusTrigger.CONFIG_UPDATE_STARTED
@@ -189,6 +191,8 @@ class Cluster:
     """Targets the autoscaler wants to change now; only the leader has any."""
     tallies: Mapping[DeploymentKey, Mapping[VersionId, Tally]] = field(default_factory=dict)
     """How requests of guarded rollouts go, as callers report it; only the leader hears it."""
+    scale_notes: Mapping[DeploymentKey, ScalingMemory] = field(default_factory=dict)
+    """What the autoscaler wants its successor to know; only the leader has any."""
     gone_since: Mapping[NodeId, float] = field(default_factory=dict)
     """Nodes that hold assignments or observed replicas but are not registered: since when, monotonic."""
     phase_since: Mapping[DeploymentKey, float] = field(default_factory=dict)

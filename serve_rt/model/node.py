@@ -44,6 +44,8 @@ class NodeMark(enum.Enum):
     SCHEDULABLE = "schedulable"
     CORDONED = "cordoned"
     DRAINING = "draining"
+    FORGOTTEN = "forgotten"
+    """It will not come back: what is recorded of it is given up at once. Means nothing once it is registered again."""
 
 
 @dataclass(frozen=True, slots=True)

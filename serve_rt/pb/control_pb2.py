@@ -24,13 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19serve_rt/v1/control.proto\x12\x0bserve_rt.v1\"F\n\rDeployRequest\x12\x13\n\x0b\x61pplication\x18\x01 \x01(\x0c\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\x12\x11\n\tforwarded\x18\x03 \x01(\x08\"B\n\rDeleteRequest\x12\x0b\n\x03\x61pp\x18\x01 \x01(\t\x12\x11\n\tdeploy_id\x18\x02 \x01(\t\x12\x11\n\tforwarded\x18\x03 \x01(\x08\"X\n\x0fRollbackRequest\x12\x0b\n\x03\x61pp\x18\x01 \x01(\t\x12\x12\n\nto_version\x18\x02 \x01(\r\x12\x11\n\tdeploy_id\x18\x03 \x01(\t\x12\x11\n\tforwarded\x18\x04 \x01(\x08\"X\n\x0b\x43hangeReply\x12\x11\n\tdeploy_id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x13\n\x0b\x61pplication\x18\x03 \x01(\x0c\x12\x0f\n\x07version\x18\x04 \x01(\r\"\x1c\n\rStatusRequest\x12\x0b\n\x03\x61pp\x18\x01 \x01(\t\"\x1d\n\x0bStatusReply\x12\x0e\n\x06status\x18\x01 \x01(\x0c\"\x0e\n\x0cNodesRequest\"\x1b\n\nNodesReply\x12\r\n\x05nodes\x18\x01 \x01(\x0c\"!\n\x0b\x46\x65\x65\x64Request\x12\x12\n\nsubscriber\x18\x01 \x01(\t\"\x1b\n\nFeedUpdate\x12\r\n\x05table\x18\x01 \x01(\x0c\"=\n\tBlobChunk\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x12\n\nlocal_only\x18\x03 \x01(\x08\"\x1f\n\x0cPutBlobReply\x12\x0f\n\x07\x65xisted\x18\x01 \x01(\x08\"4\n\x0eGetBlobRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x12\n\nlocal_only\x18\x02 \x01(\x08\"c\n\x0bLogsRequest\x12\x0b\n\x03\x61pp\x18\x01 \x01(\t\x12\x0f\n\x07replica\x18\x02 \x01(\t\x12\x12\n\ntail_lines\x18\x03 \x01(\r\x12\x0e\n\x06\x66ollow\x18\x04 \x01(\x08\x12\x12\n\nlocal_only\x18\x05 \x01(\x08\")\n\tLogsChunk\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"[\n\nAssignPush\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\x14\n\x0cmod_revision\x18\x03 \x01(\x03\x12\x13\n\x0b\x61ssignments\x18\x04 \x03(\x0c\"\xa6\x01\n\x0c\x41ssignReport\x12\x15\n\rhighest_epoch\x18\x01 \x01(\x03\x12\x18\n\x10\x61pplied_revision\x18\x02 \x01(\x03\x12\x10\n\x08observed\x18\x03 \x03(\x0c\x12\x0f\n\x07refused\x18\x04 \x01(\x08\x12)\n\x06\x64\x65mand\x18\x05 \x03(\x0b\x32\x19.serve_rt.v1.DemandReport\x12\x17\n\x0f\x64\x65mand_complete\x18\x06 \x01(\x08\"O\n\x0b\x44\x65mandEntry\x12\x0b\n\x03\x61pp\x18\x01 \x01(\t\x12\x12\n\ndeployment\x18\x02 \x01(\t\x12\x0e\n\x06queued\x18\x03 \x01(\r\x12\x0f\n\x07ongoing\x18\x04 \x01(\r\"u\n\x0cVersionTally\x12\x0b\n\x03\x61pp\x18\x01 \x01(\t\x12\x12\n\ndeployment\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x10\n\x08\x61nswered\x18\x04 \x01(\x04\x12\x0e\n\x06\x65rrors\x18\x05 \x01(\x04\x12\x11\n\tlatencies\x18\x06 \x03(\r\"\x94\x01\n\x0c\x44\x65mandReport\x12\x10\n\x08reporter\x18\x01 \x01(\t\x12\x0b\n\x03seq\x18\x02 \x01(\x03\x12)\n\x07\x65ntries\x18\x03 \x03(\x0b\x32\x18.serve_rt.v1.DemandEntry\x12\x0e\n\x06\x61ge_ms\x18\x04 \x01(\r\x12*\n\x07tallies\x18\x05 \x03(\x0b\x32\x19.serve_rt.v1.VersionTally\"\r\n\x0b\x44\x65mandReply\".\n\x0cLeaveRequest\x12\r\n\x05\x66orce\x18\x01 \x01(\x08\x12\x0f\n\x07\x64rain_s\x18\x02 \x01(\x01\"\x0c\n\nLeaveReply\"\x11\n\x0fIdentityRequest\"\x9a\x01\n\rIdentityReply\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12\x0f\n\x07session\x18\x03 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x04 \x01(\t\x12\x10\n\x08software\x18\x05 \x01(\t\x12\x0b\n\x03pid\x18\x06 \x01(\x03\x12\x14\n\x0chttp_address\x18\x07 \x01(\t\x12\x10\n\x08launcher\x18\x08 \x01(\t\"\x17\n\x15RestartProxiesRequest\"\'\n\x13RestartProxiesReply\x12\x10\n\x08replaced\x18\x01 \x01(\r2\xa5\x07\n\x05\x41gent\x12>\n\x06\x44\x65ploy\x12\x1a.serve_rt.v1.DeployRequest\x1a\x18.serve_rt.v1.ChangeReply\x12>\n\x06\x44\x65lete\x12\x1a.serve_rt.v1.DeleteRequest\x1a\x18.serve_rt.v1.ChangeReply\x12\x42\n\x08Rollback\x12\x1c.serve_rt.v1.RollbackRequest\x1a\x18.serve_rt.v1.ChangeReply\x12>\n\x06Status\x12\x1a.serve_rt.v1.StatusRequest\x1a\x18.serve_rt.v1.StatusReply\x12;\n\x05Nodes\x12\x19.serve_rt.v1.NodesRequest\x1a\x17.serve_rt.v1.NodesReply\x12;\n\x04\x46\x65\x65\x64\x12\x18.serve_rt.v1.FeedRequest\x1a\x17.serve_rt.v1.FeedUpdate0\x01\x12>\n\x07PutBlob\x12\x16.serve_rt.v1.BlobChunk\x1a\x19.serve_rt.v1.PutBlobReply(\x01\x12@\n\x07GetBlob\x12\x1b.serve_rt.v1.GetBlobRequest\x1a\x16.serve_rt.v1.BlobChunk0\x01\x12:\n\x04Logs\x12\x18.serve_rt.v1.LogsRequest\x1a\x16.serve_rt.v1.LogsChunk0\x01\x12@\n\x06\x41ssign\x12\x17.serve_rt.v1.AssignPush\x1a\x19.serve_rt.v1.AssignReport(\x01\x30\x01\x12;\n\x05Leave\x12\x19.serve_rt.v1.LeaveRequest\x1a\x17.serve_rt.v1.LeaveReply\x12\x44\n\x08Identity\x12\x1c.serve_rt.v1.IdentityRequest\x1a\x1a.serve_rt.v1.IdentityReply\x12V\n\x0eRestartProxies\x12\".serve_rt.v1.RestartProxiesRequest\x1a .serve_rt.v1.RestartProxiesReply\x12\x43\n\x0cReportDemand\x12\x19.serve_rt.v1.DemandReport\x1a\x18.serve_rt.v1.DemandReply2\xd0\x01\n\nController\x12>\n\x06\x44\x65ploy\x12\x1a.serve_rt.v1.DeployRequest\x1a\x18.serve_rt.v1.ChangeReply\x12>\n\x06\x44\x65lete\x12\x1a.serve_rt.v1.DeleteRequest\x1a\x18.serve_rt.v1.ChangeReply\x12\x42\n\x08Rollback\x12\x1c.serve_rt.v1.RollbackRequest\x1a\x18.serve_rt.v1.ChangeReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19serve_rt/v1/control.proto\x12\x0bserve_rt.v1\"F\n\rDeployRequest\x12\x13\n\x0b\x61pplication\x18\x01 \x01(\x0c\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\x12\x11\n\tforwarded\x18\x03 \x01(\x08\"B\n\rDeleteRequest\x12\x0b\n\x03\x61pp\x18\x01 \x01(\t\x12\x11\n\tdeploy_id\x18\x02 \x01(\t\x12\x11\n\tforwarded\x18\x03 \x01(\x08\"X\n\x0fRollbackRequest\x12\x0b\n\x03\x61pp\x18\x01 \x01(\t\x12\x12\n\nto_version\x18\x02 \x01(\r\x12\x11\n\tdeploy_id\x18\x03 \x01(\t\x12\x11\n\tforwarded\x18\x04 \x01(\x08\"X\n\x0b\x43hangeReply\x12\x11\n\tdeploy_id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x13\n\x0b\x61pplication\x18\x03 \x01(\x0c\x12\x0f\n\x07version\x18\x04 \x01(\r\"\x1c\n\rStatusRequest\x12\x0b\n\x03\x61pp\x18\x01 \x01(\t\"\x1d\n\x0bStatusReply\x12\x0e\n\x06status\x18\x01 \x01(\x0c\"\x0e\n\x0cNodesRequest\"\x1b\n\nNodesReply\x12\r\n\x05nodes\x18\x01 \x01(\x0c\"!\n\x0b\x46\x65\x65\x64Request\x12\x12\n\nsubscriber\x18\x01 \x01(\t\"\x1b\n\nFeedUpdate\x12\r\n\x05table\x18\x01 \x01(\x0c\"=\n\tBlobChunk\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x12\n\nlocal_only\x18\x03 \x01(\x08\"\x1f\n\x0cPutBlobReply\x12\x0f\n\x07\x65xisted\x18\x01 \x01(\x08\"4\n\x0eGetBlobRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x12\n\nlocal_only\x18\x02 \x01(\x08\"c\n\x0bLogsRequest\x12\x0b\n\x03\x61pp\x18\x01 \x01(\t\x12\x0f\n\x07replica\x18\x02 \x01(\t\x12\x12\n\ntail_lines\x18\x03 \x01(\r\x12\x0e\n\x06\x66ollow\x18\x04 \x01(\x08\x12\x12\n\nlocal_only\x18\x05 \x01(\x08\")\n\tLogsChunk\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"[\n\nAssignPush\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\x14\n\x0cmod_revision\x18\x03 \x01(\x03\x12\x13\n\x0b\x61ssignments\x18\x04 \x03(\x0c\"\xd0\x01\n\x0c\x41ssignReport\x12\x15\n\rhighest_epoch\x18\x01 \x01(\x03\x12\x18\n\x10\x61pplied_revision\x18\x02 \x01(\x03\x12\x10\n\x08observed\x18\x03 \x03(\x0c\x12\x0f\n\x07refused\x18\x04 \x01(\x08\x12)\n\x06\x64\x65mand\x18\x05 \x03(\x0b\x32\x19.serve_rt.v1.DemandReport\x12\x17\n\x0f\x64\x65mand_complete\x18\x06 \x01(\x08\x12(\n\x05stats\x18\x07 \x03(\x0b\x32\x19.serve_rt.v1.ReplicaStats\"\x98\x01\n\x0cReplicaStats\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\x35\n\x06values\x18\x02 \x03(\x0b\x32%.serve_rt.v1.ReplicaStats.ValuesEntry\x12\x0e\n\x06\x61ge_ms\x18\x03 \x01(\r\x1a-\n\x0bValuesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"O\n\x0b\x44\x65mandEntry\x12\x0b\n\x03\x61pp\x18\x01 \x01(\t\x12\x12\n\ndeployment\x18\x02 \x01(\t\x12\x0e\n\x06queued\x18\x03 \x01(\r\x12\x0f\n\x07ongoing\x18\x04 \x01(\r\"u\n\x0cVersionTally\x12\x0b\n\x03\x61pp\x18\x01 \x01(\t\x12\x12\n\ndeployment\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x10\n\x08\x61nswered\x18\x04 \x01(\x04\x12\x0e\n\x06\x65rrors\x18\x05 \x01(\x04\x12\x11\n\tlatencies\x18\x06 \x03(\r\"\x94\x01\n\x0c\x44\x65mandReport\x12\x10\n\x08reporter\x18\x01 \x01(\t\x12\x0b\n\x03seq\x18\x02 \x01(\x03\x12)\n\x07\x65ntries\x18\x03 \x03(\x0b\x32\x18.serve_rt.v1.DemandEntry\x12\x0e\n\x06\x61ge_ms\x18\x04 \x01(\r\x12*\n\x07tallies\x18\x05 \x03(\x0b\x32\x19.serve_rt.v1.VersionTally\"\r\n\x0b\x44\x65mandReply\"4\n\x12\x41utoscalingRequest\x12\x0b\n\x03\x61pp\x18\x01 \x01(\t\x12\x11\n\tforwarded\x18\x02 \x01(\x08\"$\n\x10\x41utoscalingReply\x12\x10\n\x08overview\x18\x01 \x01(\x0c\"C\n\x0fMarkNodeRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0c\n\x04mark\x18\x02 \x01(\t\x12\x11\n\tforwarded\x18\x03 \x01(\x08\".\n\x0cLeaveRequest\x12\r\n\x05\x66orce\x18\x01 \x01(\x08\x12\x0f\n\x07\x64rain_s\x18\x02 \x01(\x01\"\x0c\n\nLeaveReply\"\x11\n\x0fIdentityRequest\"\x9a\x01\n\rIdentityReply\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12\x0f\n\x07session\x18\x03 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x04 \x01(\t\x12\x10\n\x08software\x18\x05 \x01(\t\x12\x0b\n\x03pid\x18\x06 \x01(\x03\x12\x14\n\x0chttp_address\x18\x07 \x01(\t\x12\x10\n\x08launcher\x18\x08 \x01(\t\"\x17\n\x15RestartProxiesRequest\"\'\n\x13RestartProxiesReply\x12\x10\n\x08replaced\x18\x01 \x01(\r2\xb8\x08\n\x05\x41gent\x12>\n\x06\x44\x65ploy\x12\x1a.serve_rt.v1.DeployRequest\x1a\x18.serve_rt.v1.ChangeReply\x12>\n\x06\x44\x65lete\x12\x1a.serve_rt.v1.DeleteRequest\x1a\x18.serve_rt.v1.ChangeReply\x12\x42\n\x08Rollback\x12\x1c.serve_rt.v1.RollbackRequest\x1a\x18.serve_rt.v1.ChangeReply\x12>\n\x06Status\x12\x1a.serve_rt.v1.StatusRequest\x1a\x18.serve_rt.v1.StatusReply\x12;\n\x05Nodes\x12\x19.serve_rt.v1.NodesRequest\x1a\x17.serve_rt.v1.NodesReply\x12;\n\x04\x46\x65\x65\x64\x12\x18.serve_rt.v1.FeedRequest\x1a\x17.serve_rt.v1.FeedUpdate0\x01\x12>\n\x07PutBlob\x12\x16.serve_rt.v1.BlobChunk\x1a\x19.serve_rt.v1.PutBlobReply(\x01\x12@\n\x07GetBlob\x12\x1b.serve_rt.v1.GetBlobRequest\x1a\x16.serve_rt.v1.BlobChunk0\x01\x12:\n\x04Logs\x12\x18.serve_rt.v1.LogsRequest\x1a\x16.serve_rt.v1.LogsChunk0\x01\x12@\n\x06\x41ssign\x12\x17.serve_rt.v1.AssignPush\x1a\x19.serve_rt.v1.AssignReport(\x01\x30\x01\x12;\n\x05Leave\x12\x19.serve_rt.v1.LeaveRequest\x1a\x17.serve_rt.v1.LeaveReply\x12\x44\n\x08Identity\x12\x1c.serve_rt.v1.IdentityRequest\x1a\x1a.serve_rt.v1.IdentityReply\x12V\n\x0eRestartProxies\x12\".serve_rt.v1.RestartProxiesRequest\x1a .serve_rt.v1.RestartProxiesReply\x12\x43\n\x0cReportDemand\x12\x19.serve_rt.v1.DemandReport\x1a\x18.serve_rt.v1.DemandReply\x12M\n\x0b\x41utoscaling\x12\x1f.serve_rt.v1.AutoscalingRequest\x1a\x1d.serve_rt.v1.AutoscalingReply\x12\x42\n\x08MarkNode\x12\x1c.serve_rt.v1.MarkNodeRequest\x1a\x18.serve_rt.v1.ChangeReply2\xe3\x02\n\nController\x12>\n\x06\x44\x65ploy\x12\x1a.serve_rt.v1.DeployRequest\x1a\x18.serve_rt.v1.ChangeReply\x12>\n\x06\x44\x65lete\x12\x1a.serve_rt.v1.DeleteRequest\x1a\x18.serve_rt.v1.ChangeReply\x12\x42\n\x08Rollback\x12\x1c.serve_rt.v1.RollbackRequest\x1a\x18.serve_rt.v1.ChangeReply\x12M\n\x0b\x41utoscaling\x12\x1f.serve_rt.v1.AutoscalingRequest\x1a\x1d.serve_rt.v1.AutoscalingReply\x12\x42\n\x08MarkNode\x12\x1c.serve_rt.v1.MarkNodeRequest\x1a\x18.serve_rt.v1.ChangeReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'serve_rt.v1.control_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_REPLICASTATS_VALUESENTRY']._loaded_options = None
+  _globals['_REPLICASTATS_VALUESENTRY']._serialized_options = b'8\001'
   _globals['_DEPLOYREQUEST']._serialized_start=42
   _globals['_DEPLOYREQUEST']._serialized_end=112
   _globals['_DELETEREQUEST']._serialized_start=114
@@ -64,29 +66,39 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ASSIGNPUSH']._serialized_start=826
   _globals['_ASSIGNPUSH']._serialized_end=917
   _globals['_ASSIGNREPORT']._serialized_start=920
-  _globals['_ASSIGNREPORT']._serialized_end=1086
-  _globals['_DEMANDENTRY']._serialized_start=1088
-  _globals['_DEMANDENTRY']._serialized_end=1167
-  _globals['_VERSIONTALLY']._serialized_start=1169
-  _globals['_VERSIONTALLY']._serialized_end=1286
-  _globals['_DEMANDREPORT']._serialized_start=1289
-  _globals['_DEMANDREPORT']._serialized_end=1437
-  _globals['_DEMANDREPLY']._serialized_start=1439
-  _globals['_DEMANDREPLY']._serialized_end=1452
-  _globals['_LEAVEREQUEST']._serialized_start=1454
-  _globals['_LEAVEREQUEST']._serialized_end=1500
-  _globals['_LEAVEREPLY']._serialized_start=1502
-  _globals['_LEAVEREPLY']._serialized_end=1514
-  _globals['_IDENTITYREQUEST']._serialized_start=1516
-  _globals['_IDENTITYREQUEST']._serialized_end=1533
-  _globals['_IDENTITYREPLY']._serialized_start=1536
-  _globals['_IDENTITYREPLY']._serialized_end=1690
-  _globals['_RESTARTPROXIESREQUEST']._serialized_start=1692
-  _globals['_RESTARTPROXIESREQUEST']._serialized_end=1715
-  _globals['_RESTARTPROXIESREPLY']._serialized_start=1717
-  _globals['_RESTARTPROXIESREPLY']._serialized_end=1756
-  _globals['_AGENT']._serialized_start=1759
-  _globals['_AGENT']._serialized_end=2692
-  _globals['_CONTROLLER']._serialized_start=2695
-  _globals['_CONTROLLER']._serialized_end=2903
+  _globals['_ASSIGNREPORT']._serialized_end=1128
+  _globals['_REPLICASTATS']._serialized_start=1131
+  _globals['_REPLICASTATS']._serialized_end=1283
+  _globals['_REPLICASTATS_VALUESENTRY']._serialized_start=1238
+  _globals['_REPLICASTATS_VALUESENTRY']._serialized_end=1283
+  _globals['_DEMANDENTRY']._serialized_start=1285
+  _globals['_DEMANDENTRY']._serialized_end=1364
+  _globals['_VERSIONTALLY']._serialized_start=1366
+  _globals['_VERSIONTALLY']._serialized_end=1483
+  _globals['_DEMANDREPORT']._serialized_start=1486
+  _globals['_DEMANDREPORT']._serialized_end=1634
+  _globals['_DEMANDREPLY']._serialized_start=1636
+  _globals['_DEMANDREPLY']._serialized_end=1649
+  _globals['_AUTOSCALINGREQUEST']._serialized_start=1651
+  _globals['_AUTOSCALINGREQUEST']._serialized_end=1703
+  _globals['_AUTOSCALINGREPLY']._serialized_start=1705
+  _globals['_AUTOSCALINGREPLY']._serialized_end=1741
+  _globals['_MARKNODEREQUEST']._serialized_start=1743
+  _globals['_MARKNODEREQUEST']._serialized_end=1810
+  _globals['_LEAVEREQUEST']._serialized_start=1812
+  _globals['_LEAVEREQUEST']._serialized_end=1858
+  _globals['_LEAVEREPLY']._serialized_start=1860
+  _globals['_LEAVEREPLY']._serialized_end=1872
+  _globals['_IDENTITYREQUEST']._serialized_start=1874
+  _globals['_IDENTITYREQUEST']._serialized_end=1891
+  _globals['_IDENTITYREPLY']._serialized_start=1894
+  _globals['_IDENTITYREPLY']._serialized_end=2048
+  _globals['_RESTARTPROXIESREQUEST']._serialized_start=2050
+  _globals['_RESTARTPROXIESREQUEST']._serialized_end=2073
+  _globals['_RESTARTPROXIESREPLY']._serialized_start=2075
+  _globals['_RESTARTPROXIESREPLY']._serialized_end=2114
+  _globals['_AGENT']._serialized_start=2117
+  _globals['_AGENT']._serialized_end=3197
+  _globals['_CONTROLLER']._serialized_start=3200
+  _globals['_CONTROLLER']._serialized_end=3555
 # @@protoc_insertion_point(module_scope)

@@ -142,20 +142,39 @@ class AssignPush(_message.Message):
     def __init__(self, epoch: _Optional[int] = ..., incarnation: _Optional[str] = ..., mod_revision: _Optional[int] = ..., assignments: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class AssignReport(_message.Message):
-    __slots__ = ("highest_epoch", "applied_revision", "observed", "refused", "demand", "demand_complete")
+    __slots__ = ("highest_epoch", "applied_revision", "observed", "refused", "demand", "demand_complete", "stats")
     HIGHEST_EPOCH_FIELD_NUMBER: _ClassVar[int]
     APPLIED_REVISION_FIELD_NUMBER: _ClassVar[int]
     OBSERVED_FIELD_NUMBER: _ClassVar[int]
     REFUSED_FIELD_NUMBER: _ClassVar[int]
     DEMAND_FIELD_NUMBER: _ClassVar[int]
     DEMAND_COMPLETE_FIELD_NUMBER: _ClassVar[int]
+    STATS_FIELD_NUMBER: _ClassVar[int]
     highest_epoch: int
     applied_revision: int
     observed: _containers.RepeatedScalarFieldContainer[bytes]
     refused: bool
     demand: _containers.RepeatedCompositeFieldContainer[DemandReport]
     demand_complete: bool
-    def __init__(self, highest_epoch: _Optional[int] = ..., applied_revision: _Optional[int] = ..., observed: _Optional[_Iterable[bytes]] = ..., refused: bool = ..., demand: _Optional[_Iterable[_Union[DemandReport, _Mapping]]] = ..., demand_complete: bool = ...) -> None: ...
+    stats: _containers.RepeatedCompositeFieldContainer[ReplicaStats]
+    def __init__(self, highest_epoch: _Optional[int] = ..., applied_revision: _Optional[int] = ..., observed: _Optional[_Iterable[bytes]] = ..., refused: bool = ..., demand: _Optional[_Iterable[_Union[DemandReport, _Mapping]]] = ..., demand_complete: bool = ..., stats: _Optional[_Iterable[_Union[ReplicaStats, _Mapping]]] = ...) -> None: ...
+
+class ReplicaStats(_message.Message):
+    __slots__ = ("replica_id", "values", "age_ms")
+    class ValuesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    REPLICA_ID_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    AGE_MS_FIELD_NUMBER: _ClassVar[int]
+    replica_id: str
+    values: _containers.ScalarMap[str, float]
+    age_ms: int
+    def __init__(self, replica_id: _Optional[str] = ..., values: _Optional[_Mapping[str, float]] = ..., age_ms: _Optional[int] = ...) -> None: ...
 
 class DemandEntry(_message.Message):
     __slots__ = ("app", "deployment", "queued", "ongoing")
@@ -202,6 +221,30 @@ class DemandReport(_message.Message):
 class DemandReply(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class AutoscalingRequest(_message.Message):
+    __slots__ = ("app", "forwarded")
+    APP_FIELD_NUMBER: _ClassVar[int]
+    FORWARDED_FIELD_NUMBER: _ClassVar[int]
+    app: str
+    forwarded: bool
+    def __init__(self, app: _Optional[str] = ..., forwarded: bool = ...) -> None: ...
+
+class AutoscalingReply(_message.Message):
+    __slots__ = ("overview",)
+    OVERVIEW_FIELD_NUMBER: _ClassVar[int]
+    overview: bytes
+    def __init__(self, overview: _Optional[bytes] = ...) -> None: ...
+
+class MarkNodeRequest(_message.Message):
+    __slots__ = ("node_id", "mark", "forwarded")
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    MARK_FIELD_NUMBER: _ClassVar[int]
+    FORWARDED_FIELD_NUMBER: _ClassVar[int]
+    node_id: str
+    mark: str
+    forwarded: bool
+    def __init__(self, node_id: _Optional[str] = ..., mark: _Optional[str] = ..., forwarded: bool = ...) -> None: ...
 
 class LeaveRequest(_message.Message):
     __slots__ = ("force", "drain_s")

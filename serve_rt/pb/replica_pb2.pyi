@@ -2,7 +2,7 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from typing import ClassVar as _ClassVar, Iterable as _Iterable, Optional as _Optional, Union as _Union
+from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
@@ -46,7 +46,14 @@ class PingRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class PingReply(_message.Message):
-    __slots__ = ("user_loop_age_s", "ongoing", "queued", "phase", "slots_taken", "calls_queued", "calls_ongoing")
+    __slots__ = ("user_loop_age_s", "ongoing", "queued", "phase", "slots_taken", "calls_queued", "calls_ongoing", "autoscaling_stats")
+    class AutoscalingStatsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
     USER_LOOP_AGE_S_FIELD_NUMBER: _ClassVar[int]
     ONGOING_FIELD_NUMBER: _ClassVar[int]
     QUEUED_FIELD_NUMBER: _ClassVar[int]
@@ -54,6 +61,7 @@ class PingReply(_message.Message):
     SLOTS_TAKEN_FIELD_NUMBER: _ClassVar[int]
     CALLS_QUEUED_FIELD_NUMBER: _ClassVar[int]
     CALLS_ONGOING_FIELD_NUMBER: _ClassVar[int]
+    AUTOSCALING_STATS_FIELD_NUMBER: _ClassVar[int]
     user_loop_age_s: float
     ongoing: int
     queued: int
@@ -61,7 +69,8 @@ class PingReply(_message.Message):
     slots_taken: int
     calls_queued: int
     calls_ongoing: int
-    def __init__(self, user_loop_age_s: _Optional[float] = ..., ongoing: _Optional[int] = ..., queued: _Optional[int] = ..., phase: _Optional[_Union[ReplicaPhase, str]] = ..., slots_taken: _Optional[int] = ..., calls_queued: _Optional[int] = ..., calls_ongoing: _Optional[int] = ...) -> None: ...
+    autoscaling_stats: _containers.ScalarMap[str, float]
+    def __init__(self, user_loop_age_s: _Optional[float] = ..., ongoing: _Optional[int] = ..., queued: _Optional[int] = ..., phase: _Optional[_Union[ReplicaPhase, str]] = ..., slots_taken: _Optional[int] = ..., calls_queued: _Optional[int] = ..., calls_ongoing: _Optional[int] = ..., autoscaling_stats: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class CheckHealthRequest(_message.Message):
     __slots__ = ()

@@ -9,12 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_rt.controller.autoscale import Decision, Demand, Timer, desired
-from serve_rt.controller.demand import NodeDemand, Peak, Series, all_heard, read_report
-from serve_rt.controller.validate import check_application
-from serve_rt.errors import ConfigError
+from serve_rt.controller.demand import Counts, NodeDemand, Peak, Series, all_heard, read_report
 from serve_rt.model.spec import AutoscalingOptions
 from serve_rt.pb import control_pb2 as pb
-from tests.controller.world import World, application, deployment_spec, node_record
 
 AT_ONCE = {"upscale_delay_s": 0.0, "downscale_delay_s": 0.0}
 
@@ -240,7 +237,7 @@ def reading(reporter: str, queued: int, ongoing: int, age_ms: int = 0) -> pb.Dem
 def test_a_report_is_summed_over_its_reporters() -> None:
     report = pb.AssignReport(demand=[reading("p", 2, 3), reading("q", 0, 4)], demand_complete=True)
     word = read_report(report, 7.0)
-    assert list(word.counts.values()) == [9] and word.complete and word.heard_at == 7.0
+    assert list(word.counts.values()) == [Counts(2, 7)] and word.complete and word.heard_at == 7.0
     assert not read_report(pb.AssignReport(demand=[reading("p", 0, 1, 4000)], demand_complete=True), 0.0).complete
     assert not read_report(pb.AssignReport(), 0.0).complete, "an older agent, or one that has just begun"
 
@@ -251,28 +248,3 @@ def test_every_agent_must_speak() -> None:
     assert not all_heard([good, None], 12.0)
     assert not all_heard([good, NodeDemand({}, False, 10.0)], 12.0)
     assert not all_heard([good], 13.5), "its word is old"
-
-
-# --- with the leader ----------------------------------------------------------------------------------------------
-
-
-def test_writes_only_when_the_target_changes() -> None:
-    """An hour of changing demand that comes to nothing costs etcd nothing."""
-    world = World()
-    world.add_node(node_record("a"))
-    options = AutoscalingOptions(min_replicas=1, max_replicas=9, upscale_delay_s=60.0, look_back_period_s=5.0)
-    app = application("x", deployment_spec("d", autoscaling=options))
-    world.deploy(app)
-    world.settle()
-    before = world.revision
-    for second in range(3600):
-        world.now += 1.0
-        world.demand = dict.fromkeys(app.keys(), 40 if second % 40 < 20 else 1)
-        assert not world.look()
-    assert not world.plan() and world.revision == before
-
-
-def test_a_policy_of_the_users_own_is_refused_by_name() -> None:
-    spec = deployment_spec("d", autoscaling=AutoscalingOptions(policy="mine:policy"))
-    with pytest.raises(ConfigError, match="mine:policy"):
-        check_application(application("x", spec), 100)

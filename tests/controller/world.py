@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from serve_rt.controller.demand import NodeDemand
+from serve_rt.controller.demand import Counts, NodeDemand
 from serve_rt.controller.plan import (
     Action,
     CreateAssignment,
@@ -22,6 +22,7 @@ from serve_rt.controller.plan import (
     PublishRoute,
     RemoveApp,
     RemoveDeployment,
+    RemoveMark,
     RemoveRoute,
     RemoveVersion,
     RewriteAssignment,
@@ -143,14 +144,17 @@ class World:
     # --- the leader -----------------------------------------------------------------------------------------------
 
     def plan(self) -> Plan:
-        cluster = replace(self.cluster, scale_targets=self.look(), tallies=self.tallies)
+        targets = self.look()
+        notes = self.scaling.notes
+        cluster = replace(self.cluster, scale_targets=targets, scale_notes=notes, tallies=self.tallies)
         return reconcile(cluster, self.now, self.settings)
 
     def look(self) -> dict[DeploymentKey, int]:
         """The autoscaler's word."""
         words = {node: NodeDemand({}, not self.silent, self.now) for node in self.cluster.nodes}
         if words:
-            words[min(words)] = NodeDemand(self.demand, not self.silent, self.now)
+            counts = {key: Counts(ongoing=count) for key, count in self.demand.items()}
+            words[min(words)] = NodeDemand(counts, not self.silent, self.now)
         return self.scaling.look(self.cluster, words, self.now)
 
     def new_leader(self) -> None:
@@ -188,6 +192,8 @@ class World:
                 self.delete(KEYS.routes(key.app, key.deployment, 0))
             case RemoveDeployment(key):
                 self.delete(KEYS.deployment(key.app, key.deployment))
+            case RemoveMark(node):
+                self.delete(KEYS.mark(node))
             case RemoveApp(app):
                 self.delete(KEYS.app(app))
 
