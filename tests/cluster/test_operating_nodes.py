@@ -25,7 +25,7 @@ def _counts(cluster: LocalCluster) -> list[int]:
 
 
 def _name(node: Node) -> str:
-    return node.ready["node_id"]
+    return str(node.ready["node_id"])
 
 
 def test_a_drained_node_is_empty_and_nobody_noticed(cluster_of: ClusterFactory, show: Show) -> None:
