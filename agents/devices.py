@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
 from serve_rt.agents.gpus import FAKE_PREFIX, DeviceUse, read_use
@@ -50,7 +50,7 @@ class Devices:
 
     def __init__(
         self,
-        on_change: Callable[[], object] = lambda: None,
+        on_change: Callable[[], Awaitable[object]] | None = None,
         read: Callable[[str], DeviceUse | None] = read_use,
         return_s: float = RETURN_S,
         look_again_s: float = _LOOK_AGAIN_S,
@@ -79,16 +79,22 @@ class Devices:
         deadline = asyncio.get_running_loop().time() + self._return_s
         while reason := await self._why_not(share.uuid, held):
             if asyncio.get_running_loop().time() >= deadline:
-                self._quarantine(share.uuid, held, reason)
+                await self._quarantine(share.uuid, held, reason)
                 return f"GPU {share.uuid} is quarantined: {reason} within {self._return_s:g} s"
             await asyncio.sleep(_POLL_S)
         return ""
 
-    def _quarantine(self, uuid: str, held: Held, reason: str) -> None:
+    async def _quarantine(self, uuid: str, held: Held, reason: str) -> None:
+        """Known to the leader when this returns: what is told next is that the replica is gone, and then the device
+        would look free (found by simulation)."""
         log.error("GPU %s is quarantined: %s", uuid, reason, extra={"action": "gpu_quarantined"})
         self.quarantined[uuid], self._held[uuid] = reason, held
         self._wake.set()
-        self._on_change()
+        await self._tell()
+
+    async def _tell(self) -> None:
+        if self._on_change is not None:
+            await self._on_change()
 
     async def run(self) -> None:
         """Until cancelled: give quarantined devices back when they are free."""
@@ -99,7 +105,7 @@ class Devices:
                 if not await self._why_not(uuid, held):
                     log.warning("GPU %s is free again", uuid, extra={"action": "gpu_released"})
                     del self.quarantined[uuid], self._held[uuid]
-                    self._on_change()
+                    await self._tell()
             if not self._held:
                 self._wake.clear()
 

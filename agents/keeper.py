@@ -150,6 +150,10 @@ class Keeper:
         if exit_.incarnation != self.record.incarnation or self.record.process is Process.NONE:
             self._tasks.start(self._forget_handle(exit_.incarnation), name="forget an old handle")
             return
+        if self._dead.is_set():
+            # Found in its handle when we adopted, and told by the launcher again: counting it twice would also sweep
+            # twice, and the second sweep, which knows no pid, would not wait for the devices (found by simulation).
+            return
         self._dead.set()
         if self._probe is not None:
             self._probe.cancel()
@@ -297,10 +301,11 @@ class Keeper:
         link, self._link = self._link, None
         try:
             await self._launcher.kill_group(self.replica_id, incarnation)
-            await self._launcher.forget(self.replica_id, incarnation)
         except ServeException as error:
             log.warning("sweeping %s: %s", self.replica_id, error, extra={"action": "sweep_failed"})
         lost = await self._starter.devices.until_free(self.copy.assignment.devices, pid)
+        # The handle goes last: an agent that takes over before that waits for the devices, too (found by simulation).
+        await self._forget_handle(incarnation)
         self._set(life_cycle.swept(self.record, self._clock.monotonic()))
         if lost:
             self._set(life_cycle.device_lost(self.record, lost, self._clock.monotonic()))

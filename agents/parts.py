@@ -63,7 +63,7 @@ class Parts:
         self.observations = Observations(self.registration)
         self.feed = Feed(node.state, node.cluster, node.node_id)
         self.blobs = BlobStore(node.state, node.token, self._blob_holders, self.observations.blob_stored)
-        self.devices = Devices(lambda: self._tasks.start(self.registration.update(), name="tell of the devices"))
+        self.devices = Devices(self.registration.update)
         starter = Starter(node, self.blobs, lambda: self.supervisor.ports(), self.devices)
         self.supervisor = Supervisor(node, launcher, starter, self.memory, clock, self._replica_changed, self._learned)
         self._join()

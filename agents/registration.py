@@ -18,7 +18,7 @@ import grpc.aio
 from serve_rt.agents.node import ThisNode
 from serve_rt.aio import Backoff, Clock
 from serve_rt.credentials import control_channel
-from serve_rt.errors import ConflictError, EtcdError, SessionLostError
+from serve_rt.errors import ConflictError, EtcdError, EtcdUnavailableError, SessionLostError
 from serve_rt.etcd import EtcdStore, Keys, Session
 from serve_rt.model.node import NodeRecord
 from serve_rt.pb import control_pb2 as pb
@@ -90,12 +90,19 @@ class Registration:
             self._session.lost.set()
 
     async def update(self) -> None:
-        """Write the record anew (it has changed)."""
-        if self._writer is not None:
+        """Write the record anew (it has changed). While etcd is away it waits; not registered, there is nothing to do:
+        the next registration says it."""
+        backoff = Backoff(0.1, 2.0)
+        while (writer := self._writer) is not None:
             try:
-                await self._writer.update(self._record())
+                await writer.update(self._record())
             except SessionLostError:
                 self.lost()
+            except EtcdUnavailableError as error:
+                log.info("the node's record waits: %s", error, extra={"action": "node_update_waits"})
+                await asyncio.sleep(backoff.next_s())
+                continue
+            return
 
     async def leave(self) -> None:
         writer, session = self._writer, self._session

@@ -40,6 +40,8 @@ class _Lease:
 
 class EtcdMachine:
     def __init__(self) -> None:
+        self._last_lease = 0
+        """Ids that etcd chooses are never given twice: a lease that is over must not look like another's."""
         self.wipe()
 
     def wipe(self) -> None:
@@ -137,7 +139,10 @@ class EtcdMachine:
     def grant(self, ttl_s: int, lease_id: int, now: float) -> int:
         if lease_id in self._leases:
             raise EtcdError(f"etcd: lease {lease_id} already exists")
-        lease_id = lease_id or max(self._leases, default=0) + 1
+        self._last_lease += 1
+        while self._last_lease in self._leases:  # chosen by a client
+            self._last_lease += 1
+        lease_id = lease_id or self._last_lease
         ttl_s = max(ttl_s, MIN_TTL_S)
         self._leases[lease_id] = _Lease(ttl_s, now + ttl_s)
         return lease_id

@@ -30,7 +30,7 @@ class SimNetwork:
     def __init__(self, loop: SimLoop, wires: Wires) -> None:
         self.loop, self.wires = loop, wires
         self._servers: dict[str, SimServer] = {}
-        self._calls: dict[_Stream, None] = {}
+        self._calls: dict[Stream, None] = {}
         self.duplicate_pushes = 0
         """So many of the next messages from callers arrive twice."""
         loop.connect = self._connect
@@ -73,10 +73,10 @@ class SimNetwork:
 
     # --- streams that are open ------------------------------------------------------------------------------------
 
-    def opened(self, stream: _Stream) -> None:
+    def opened(self, stream: Stream) -> None:
         self._calls[stream] = None
 
-    def closed(self, stream: _Stream) -> None:
+    def closed(self, stream: Stream) -> None:
         self._calls.pop(stream, None)
 
     def break_streams(self, between: Callable[[SimProcess, SimProcess], bool], why: str) -> int:
@@ -85,6 +85,24 @@ class SimNetwork:
         for stream in broken:
             stream.broke(why)
         return len(broken)
+
+    def keepalive_fails(self, when: Callable[[SimProcess, SimProcess], bool], why: str) -> None:
+        """After keepalive's time the streams for which `when(caller, server)` still holds are broken."""
+        self.wires.later(self.wires.keepalive_s(), self.break_streams, when, why)
+
+    def stall(self, between: Callable[[SimProcess, SimProcess], bool]) -> list[Stream]:
+        """What is said on these streams from now on is under way for long."""
+        stalled = [stream for stream in self._calls if between(stream.caller, stream.server.process)]
+        for stream in stalled:
+            stream.up.stall()
+        return stalled
+
+    def give_up_stalled(self, stalled: list[Stream], late_s: float) -> None:
+        """The callers find them broken now; what they said arrives `late_s` later, and then the servers find out."""
+        for stream in stalled:
+            stream.down.end(rpc_error(grpc.StatusCode.UNAVAILABLE, "the connection stalled"))
+            self.wires.later(late_s, stream.up.unstall)
+            self.wires.later(late_s + 1.0, stream.broke, "the connection stalled")
 
     def _ended(self, process: SimProcess) -> None:
         """The kernel closes what a dead process had open; a machine that is off closes nothing."""
@@ -134,7 +152,7 @@ class SimChannel:
 
     def __init__(self, network: SimNetwork, caller: SimProcess, address: str) -> None:
         self._network, self._caller, self._address = network, caller, address
-        self._streams: dict[_Stream, None] = {}
+        self._streams: dict[Stream, None] = {}
 
     async def __aenter__(self) -> SimChannel:
         return self
@@ -234,7 +252,7 @@ class SimChannel:
         self, method: str, requests: AsyncIterator[Any], serialize: Any, deserialize: Any, *, unary: bool
     ) -> AsyncIterator[Any]:
         server = await self._reach()
-        stream = _Stream(self._network, self._caller, server, method, unary=unary)
+        stream = Stream(self._network, self._caller, server, method, unary=unary)
         self._streams[stream] = None
         pump = asyncio.create_task(stream.send_all(requests, serialize), name=f"requests of {method}")
         try:
@@ -248,7 +266,7 @@ class SimChannel:
             pump.cancel()
 
 
-class _Stream:
+class Stream:
     """One streaming call: a pipe each way and the server's task between them."""
 
     def __init__(self, network: SimNetwork, caller: SimProcess, server: SimServer, method: str, *, unary: bool) -> None:
@@ -295,7 +313,7 @@ class _Stream:
     def cancel(self) -> None:
         """The caller has left: the handler hears of it when the wire lets it."""
         self._network.closed(self)
-        if not self._serving.done():
+        if not self._serving.done() and not self.up.stalled:
             wires = self._network.wires
             there = (self.caller.node, self.server.process.node)
             delay = wires.delay_s(*there) if wires.open(*there) else wires.keepalive_s()

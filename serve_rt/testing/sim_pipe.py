@@ -107,6 +107,14 @@ class Pipe:
         self._arrived: deque[bytes | Broken | None] = deque()
         self._waiting: asyncio.Future[None] | None = None
         self._ended = False
+        self.stalled = False
+
+    def stall(self) -> None:
+        self.stalled = True
+
+    def unstall(self) -> None:
+        self.stalled = False
+        self.flush()
 
     def send(self, data: bytes | None) -> None:
         self._under_way(data)
@@ -143,13 +151,15 @@ class Pipe:
         """One message; none that a cut wire holds back."""
         if not self._held:
             return
+        if self.stalled:
+            return
         if not self._wires.flows(self._source, self._target):
             self._wires.holds(self)
             return
         self._arrive(self._held.popleft())
 
     def flush(self) -> bool:
-        if not self._wires.flows(self._source, self._target):
+        if self.stalled or not self._wires.flows(self._source, self._target):
             return False
         while self._held:
             self._arrive(self._held.popleft())

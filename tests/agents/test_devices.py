@@ -65,11 +65,16 @@ def test_the_next_one_waits_until_the_memory_is_back() -> None:
 def test_what_does_not_come_back_is_quarantined_and_given_back_when_it_does() -> None:
     async def main() -> None:
         driver, changed = FakeDriver(), asyncio.Event()
-        devices = Devices(changed.set, driver.read, return_s=0.2, look_again_s=0.01)
+
+        async def tell() -> None:
+            await asyncio.sleep(0.01)  # etcd takes a moment
+            changed.set()
+
+        devices = Devices(tell, driver.read, return_s=0.2, look_again_s=0.01)
         await devices.note([WHOLE])
         driver.use = DeviceUse(9 * GIB, frozenset())
         assert "GPU GPU-a is quarantined: 8192 MiB" in await devices.until_free([WHOLE], 7)
-        assert "8192 MiB" in devices.quarantined["GPU-a"] and changed.is_set()
+        assert "8192 MiB" in devices.quarantined["GPU-a"] and changed.is_set()  # told before it is free
 
         changed.clear()
         driver.use = IDLE

@@ -17,6 +17,7 @@ import msgspec
 
 from serve_rt.agents.api_server import AgentService
 from serve_rt.agents.blobs import BlobStore
+from serve_rt.agents.children import Children
 from serve_rt.agents.devices import Devices
 from serve_rt.agents.feed import Feed
 from serve_rt.agents.launcher.records import ProcessKind, SpawnSpec
@@ -126,7 +127,7 @@ class SimParts(Parts):
     ) -> None:
         clock, keys = machine.world.clock, Keys(node.cluster)
         self.node, self._launcher, self._tasks, self._clock = node, launcher, tasks, clock
-        self._store = store
+        self._children = Children(launcher, clock)
         self._started_at_s = clock.wall()
         self.mirror = Mirror(store, keys, clock=clock)
         self.memory = SimMemory(machine.disk)
@@ -134,9 +135,7 @@ class SimParts(Parts):
         self.observations = Observations(self.registration)
         self.feed = SimFeed()
         self.blobs = SimBlobs()
-        self.devices = Devices(
-            lambda: self._tasks.start(self.registration.update(), name="tell of the devices"), read=machine.device_use
-        )
+        self.devices = Devices(self.registration.update, read=machine.device_use)
         starter = SimStarter(node, self.blobs, lambda: self.supervisor.ports(), self.devices)
         self.supervisor = Supervisor(node, launcher, starter, self.memory, clock, self._replica_changed, self._learned)
         self._join()

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 from serve_rt.agents.gpus import DeviceUse
 from serve_rt.agents.launcher.records import Handle, SpawnSpec
 from serve_rt.agents.node import ThisNode
-from serve_rt.aio import TaskOwner
+from serve_rt.aio import TaskOwner, cancel_and_wait
 from serve_rt.controller import main as controller_main
 from serve_rt.model.ids import NodeId
 from serve_rt.model.resources import Gpu, NodeResources
 from serve_rt.model.starts import ControllerStart, EtcdAddress, ReplicaStart
 from serve_rt.testing.fake_etcd import FakeEtcd
-from serve_rt.testing.sim_loop import SimProcess
+from serve_rt.testing.sim_loop import SimProcess, current_process
 from tests.simulation.agent import PORT, Disk, SimParts, run_agent, sim_settings
 from tests.simulation.launcher import SimLauncher
 from tests.simulation.replica import SimReplica
@@ -52,8 +52,9 @@ class SimMachine:
         self.held: dict[tuple[str, int], SimReplica] = {}
         """What still holds devices: the processes, what they left behind, memory on its way back."""
         self.left_behind: set[tuple[str, int]] = set()
-        self.changed_at_s = 0.0
-        """When a fault of this machine last began or ended."""
+        self.memory_back_s: float | None = None
+        """How long devices keep the memory of dead processes, if not as usual."""
+        self._stop_controller: asyncio.Event | None = None
         self._sessions = 0
 
     @property
@@ -97,10 +98,21 @@ class SimMachine:
         start = ControllerStart("sim", NodeId(self.name), self.name, str(self.world.token_path), EtcdAddress(()), "/")
         tasks = TaskOwner("controller", on_failure=self.controller_failed)
         async with AsyncExitStack() as stack:
-            await controller_main.serve_candidate(
+            candidate, _ = await controller_main.serve_candidate(
                 start, self.store(name), tasks, stack, self.world.settings, self.world.clock
             )
-            await asyncio.get_running_loop().create_future()
+            stack.push_async_callback(tasks.close)
+            stack.push_async_callback(cancel_and_wait, candidate)
+            stop = self._stop_controller = asyncio.Event()
+            await stop.wait()
+        process = current_process()
+        if process is not None:
+            process.kill()
+
+    def stop_controller(self) -> None:
+        """SIGTERM: it resigns and ends."""
+        if self._stop_controller is not None and self.controller is not None and self.controller.alive:
+            self.controller.do(self._stop_controller.set)
 
     def controller_failed(self, error: BaseException) -> None:
         self.world.note("controller failed", self.name, repr(error))
@@ -140,6 +152,7 @@ class SimMachine:
         handle = Handle(spec.kind, spec.name, spec.incarnation, spec, pid, boot_id=f"boot {self.boots}")
         self.launcher.handles[spec.key] = handle
         self.launcher.running[spec.key] = self.held[spec.key] = replica
+        world.by_pid[pid] = replica
         world.note("forked", self.name, spec.name, spec.incarnation)
         return handle
 
@@ -160,7 +173,8 @@ class SimMachine:
             self._memory_comes_back(key)
 
     def _memory_comes_back(self, key: tuple[str, int]) -> None:
-        delay = self.world.loop.random.uniform(*MEMORY_BACK_S) if self.powered else 0.0
+        drawn = self.world.loop.random.uniform(*MEMORY_BACK_S)
+        delay = 0.0 if not self.powered else drawn if self.memory_back_s is None else self.memory_back_s
         self.world.later(delay, functools.partial(self.held.pop, key, None))
 
     def device_use(self, uuid: str) -> DeviceUse | None:

@@ -16,14 +16,18 @@ from serve_rt.controller.reconcile import reconcile
 from serve_rt.model.cluster import Cluster, RolloutPhase
 from serve_rt.model.ids import AppName, DeploymentKey
 from serve_rt.model.replica import Goal
-from tests.simulation.faults import FAULTS, Heal
+from tests.simulation.faults import Heal
 from tests.simulation.users import NAME, deployment
+from tests.simulation.wire_faults import FAULTS
 from tests.simulation.world import SimWorld
 
 LENGTH_S = 600.0
 SETTLES_S = 60.0
 FIRST_FAULT_S = 8.0
 MIN_FAULTS = 20
+APPS = ("x", "y", "g")
+"""The last one runs on GPUs."""
+VERSIONS = ("good",) * 6 + ("slow", "slow", "raises", "stuck", "crashes", "clings", "forks")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +69,7 @@ def _trouble(world: SimWorld, draw: Random, length_s: float, kinds: tuple[str, .
     """Users and faults side by side; how many faults bit."""
     end = world.now + length_s
     open_faults: list[tuple[float, str, Heal]] = []
-    count = 0
+    count, app = 0, APPS[0]
     next_fault, next_wish = world.now + FIRST_FAULT_S, world.now + 2.0
     while world.now < end and not world.invariants.broken:
         due = min([next_fault, next_wish, end, *(until for until, _, _ in open_faults)])
@@ -75,8 +79,10 @@ def _trouble(world: SimWorld, draw: Random, length_s: float, kinds: tuple[str, .
             world.note("healed", each[1])
             each[2]()
         if world.now >= next_wish:
-            _wish(world, draw)
-            next_wish = world.now + draw.uniform(5.0, 40.0)
+            hasty = draw.random() < 0.3  # changes his mind before the cluster is done
+            app = app if hasty else draw.choice(APPS)
+            _wish(world, draw, app)
+            next_wish = world.now + (draw.uniform(0.2, 4.0) if hasty else draw.uniform(5.0, 40.0))
         if world.now >= next_fault:
             kind = draw.choice(kinds)
             heal = FAULTS[kind](world, draw)
@@ -91,11 +97,10 @@ def _trouble(world: SimWorld, draw: Random, length_s: float, kinds: tuple[str, .
     return count
 
 
-def _wish(world: SimWorld, draw: Random) -> None:
-    app = draw.choice(("x", "y", "g"))
-    version = f"v{draw.randrange(100)}-{draw.choice(('good', 'good', 'good', 'slow'))}"
+def _wish(world: SimWorld, draw: Random, app: str) -> None:
+    version = f"v{draw.randrange(100)}-{draw.choice(VERSIONS)}"
     replicas = draw.randint(1, 3)
-    match draw.choice(("deploy", "deploy", "scale", "delete")):
+    match draw.choice(("deploy", "deploy", "scale", "scale", "delete")):
         case "deploy":
             world.users.deploy(app, deployment(version, replicas, 1000 if app == "g" else 0))
         case "scale":
@@ -143,6 +148,8 @@ def _differs(world: SimWorld, cluster: Cluster, app: str) -> list[str]:
     memory = cluster.deployments.get(DeploymentKey(AppName(app), NAME))
     if memory is None:
         return [f"{app} was deployed and nobody remembers"]
+    if memory.target.version.endswith("crashes"):
+        return []  # it never comes to rest, by its own doing
     if memory.pending:
         return []  # more is asked for than there is
     if memory.phase not in (RolloutPhase.STEADY, RolloutPhase.ROLLED_BACK, RolloutPhase.FAILED):

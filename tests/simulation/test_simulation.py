@@ -2,18 +2,64 @@
 
 from __future__ import annotations
 
+import enum
+from collections import Counter
+from functools import cache
+
 import pytest
 
-from tests.simulation.story import MIN_FAULTS, tell
+from serve_rt.agents.life_cycle import PROCESS_TRANSITIONS, Process
+from serve_rt.model.cluster import ROLLOUT_TRANSITIONS, RolloutPhase
+from serve_rt.model.replica import REPLICA_TRANSITIONS, ReplicaState
+from serve_rt.model.transitions import Transitions
+from tests.simulation.story import MIN_FAULTS, Told, tell
+from tests.simulation.wire_faults import FAULTS
+from tests.simulation.world import transition
 
-SEEDS = range(20)
+SEEDS = range(24)
+MORE_SEEDS = range(24, 240)
+NEVER = {
+    # A replica that is told to end drains first, and one in BACKOFF is settled at once.
+    *(transition(state, ReplicaState.STOPPED) for state in (ReplicaState.STARTING, ReplicaState.READY)),
+    transition(ReplicaState.UNHEALTHY, ReplicaState.STOPPED),
+    transition(ReplicaState.BACKOFF, ReplicaState.DRAINING),
+    # `adopted`, `died` and `swept` say what was found, not what is brought about: they make no move.
+    transition(Process.NONE, Process.RUNNING),
+    transition(Process.SPAWNING, Process.KILLING),
+    transition(Process.RUNNING, Process.NONE),
+    transition(Process.KILLING, Process.NONE),
+    # Here every spawn succeeds in the end: blobs and ports are always there.
+    transition(Process.SPAWNING, Process.NONE),
+    # `serve rollback` is not among what users do here.
+    *(transition(phase, RolloutPhase.ROLLING_BACK) for phase in RolloutPhase if phase is not RolloutPhase.ROLLING),
+}
+SELDOM = {
+    # Phases of a fraction of a second: a change must fall into it. Told by tests/controller/scenarios instead.
+    transition(RolloutPhase.DOWNSCALING, RolloutPhase.UPSCALING),
+    transition(RolloutPhase.DOWNSCALING, RolloutPhase.ROLLING),
+    transition(RolloutPhase.DELETING, RolloutPhase.ROLLING),
+}
+
+
+@cache
+def told(seed: int) -> Told:
+    return tell(seed)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_whatever_happens_nothing_is_broken_and_all_ends_well(seed: int) -> None:
-    told = tell(seed)
-    assert not told.broken, str(told)
-    assert told.faults >= MIN_FAULTS
+    check(told(seed))
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("seed", MORE_SEEDS)
+def test_nor_for_many_more_seeds(seed: int) -> None:
+    check(told(seed))
+
+
+def check(story: Told) -> None:
+    assert not story.broken, str(story)
+    assert story.faults >= MIN_FAULTS
 
 
 def test_the_same_seed_tells_the_same_story() -> None:
@@ -21,3 +67,33 @@ def test_the_same_seed_tells_the_same_story() -> None:
     assert first.history == second.history
     assert first.hash == second.hash
     assert tell(4, length_s=120.0).hash != first.hash
+
+
+def test_every_kind_of_fault_occurs() -> None:
+    happened = all_that_happened()
+    assert not [kind for kind in FAULTS if not happened[f"fault {kind}"]]
+
+
+@pytest.mark.chaos
+def test_every_transition_occurs_that_can() -> None:
+    happened = all_that_happened()
+    for seed in MORE_SEEDS[:60]:
+        happened.update(told(seed).happened)
+    missing = {
+        name
+        for table in (REPLICA_TRANSITIONS, PROCESS_TRANSITIONS, ROLLOUT_TRANSITIONS)
+        for name in moves(table)
+        if not happened[name]
+    }
+    assert missing - NEVER - SELDOM == set()
+
+
+def all_that_happened() -> Counter[str]:
+    total: Counter[str] = Counter()
+    for seed in SEEDS:
+        total.update(told(seed).happened)
+    return total
+
+
+def moves(table: Transitions[enum.Enum]) -> list[str]:
+    return [transition(old, new) for old, many in table.items() for new in many]

@@ -10,20 +10,25 @@ runs of one seed have the same one, and its hash is what the determinism test co
 from __future__ import annotations
 
 import asyncio
+import enum
 import hashlib
 import random
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from unittest.mock import patch
 
+from serve_rt.agents.proc_state import ProcSample
 from serve_rt.controller.settings import ControlSettings
 from serve_rt.etcd.keys import Keys
 from serve_rt.model.cluster import Cluster
 from serve_rt.model.ids import ReplicaId
 from serve_rt.model.replica import Assignment
+from serve_rt.model.transitions import S, Transitions, move
 from serve_rt.store.fold import Change, Fold
 from serve_rt.testing.fake_etcd import FakeEtcd
 from serve_rt.testing.sim_loop import LoopClock, SimLoop
@@ -32,12 +37,27 @@ from serve_rt.testing.sim_pipe import Wires
 from serve_rt.wire.records import decode
 from tests.simulation.invariants import Invariants
 from tests.simulation.machine import SimMachine, token_file
-from tests.simulation.replica import Behaviour
+from tests.simulation.replica import Behaviour, SimReplica
 from tests.simulation.users import Users
 
 MACHINES = {"a": (4000, 0), "b": (4000, 1), "c": (6000, 2)}
 """milli-CPU and GPUs."""
 KEPT_NOTES = 4000
+USER_CODE = {
+    "slow": Behaviour(construct_s=4.0, drain_s=3.0),
+    "raises": Behaviour(raises=True),
+    "stuck": Behaviour(never_ready=True),
+    "crashes": Behaviour(crashes_after_s=2.0),
+    "clings": Behaviour(ignores_drain=True),
+    "forks": Behaviour(leaves_child=True),
+}
+"""By the last word of a version."""
+SLOWER = {
+    "serve_rt.controller.loop.LOOK_AT_DEMAND_S": 2.0,
+    "serve_rt.agents.api_server._REPORT_EVERY_S": 3.0,
+    "serve_rt.agents.probe.PERIOD_S": 1.0,
+}
+"""What only shows that somebody lives is done less often: it is most of the work of a quiet minute."""
 
 
 class SimWorld:
@@ -48,19 +68,26 @@ class SimWorld:
         self.settings = settings or ControlSettings()
         self.keys = Keys("sim")
         self.pids = 0
+        self.by_pid: dict[int, SimReplica] = {}
         self.history: list[str] = []
         self.happened: Counter[str] = Counter()
         """Kinds of events and faults, for coverage."""
         self.cut_from_etcd: Counter[str] = Counter()
-        self.user_code: dict[str, Behaviour] = {}
-        """By the version's suffix after "-"."""
+        self.etcd_stopped = False
+        self.starts_to_fail = 0
+        self.starts_to_hang = 0
         self._assigned: dict[str, tuple[int, Assignment]] = {}
         self._assigned_at = 0
         self._digest = hashlib.sha256()
         self._random_before = random.getstate()
         random.seed(seed)  # the jitter of what runs here
-        self._seeded = patch("secrets.token_hex", lambda size: random.randbytes(size).hex())
-        self._seeded.start()
+        self._patches = ExitStack()
+        self._patches.enter_context(patch("secrets.token_hex", lambda size: random.randbytes(size).hex()))
+        self._patches.enter_context(patch("serve_rt.agents.probe.sample", self.sample))
+        for table in ("serve_rt.agents.life_cycle.move", "serve_rt.controller.rollout.move"):
+            self._patches.enter_context(patch(table, self._move))
+        for name, value in SLOWER.items():
+            self._patches.enter_context(patch(name, value))
         self._folder = tempfile.TemporaryDirectory(prefix="srt-sim-")
         self.token_path = token_file(Path(self._folder.name))
         self.loop = SimLoop(seed)
@@ -99,7 +126,34 @@ class SimWorld:
         return self.machines.get(leader.node_id) if leader is not None else None
 
     def behaviour(self, assignment: Assignment) -> Behaviour:
-        return self.user_code.get(assignment.spec.version.rpartition("-")[2], Behaviour())
+        """Of a process that starts now: by its version's word after "-", unless a fault says otherwise."""
+        usual = USER_CODE.get(assignment.spec.version.rpartition("-")[2], Behaviour())
+        if self.starts_to_fail:
+            self.starts_to_fail -= 1
+            return replace(usual, raises=True)
+        if self.starts_to_hang:
+            self.starts_to_hang -= 1
+            return replace(usual, never_ready=True)
+        return usual
+
+    def sample(self, pid: int) -> ProcSample:
+        """What /proc would say."""
+        replica = self.by_pid.get(pid)
+        if replica is None or not replica.alive:
+            return ProcSample("", 0, 0)
+        return ProcSample("T" if replica.process.paused else "S", 0, pid)
+
+    def cut_machine_from_etcd(self, name: str) -> None:
+        """Calls hang until their time is up, watches are silent."""
+        self.cut_from_etcd[name] += 1
+        for store in self.machines[name].stores.values():
+            store.freeze()
+
+    def heal_machine_to_etcd(self, name: str) -> None:
+        self.cut_from_etcd[name] -= 1
+        if not self.cut_from_etcd[name]:
+            for store in self.machines[name].stores.values():
+                store.thaw()
 
     # --- what happened --------------------------------------------------------------------------------------------
 
@@ -110,6 +164,13 @@ class SimWorld:
         self.history.append(line)
         if len(self.history) > KEPT_NOTES:
             del self.history[: KEPT_NOTES // 2]
+
+    def _move(self, table: Transitions[S], old: S, new: S, subject: str, history: tuple[str, ...] = ()) -> S:
+        """As `model.transitions.move`, counted."""
+        moved = move(table, old, new, subject, history)
+        if new is not old:
+            self.happened[transition(old, new)] += 1
+        return moved
 
     @property
     def hash(self) -> str:
@@ -157,9 +218,13 @@ class SimWorld:
             self.loop.run_until_complete(self.etcd.close())
         finally:
             self.loop.close()
-            self._seeded.stop()
+            self._patches.close()
             random.setstate(self._random_before)
             self._folder.cleanup()
+
+
+def transition(old: enum.Enum, new: enum.Enum) -> str:
+    return f"{type(old).__name__} {old.name} -> {new.name}"
 
 
 async def _nothing(seconds: float) -> None:

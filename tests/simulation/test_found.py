@@ -1,0 +1,69 @@
+"""What the simulation found, each told again in the fewest steps; all of it ended in two processes on one GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.simulation.machine import SimMachine
+from tests.simulation.replica import SimReplica
+from tests.simulation.story import not_settled
+from tests.simulation.users import deployment
+from tests.simulation.world import SimWorld
+
+
+@pytest.fixture
+def world() -> Iterator[SimWorld]:
+    with SimWorld(1) as made:
+        made.begin()
+        made.run_for(3.0)
+        made.users.deploy("g", deployment("v1-good", 1, 1000))
+        made.run_for(3.0)
+        yield made
+
+
+def the_replica(world: SimWorld) -> SimReplica:
+    (replica,) = [replica for machine in world.machines.values() for replica in machine.replicas]
+    return replica
+
+
+def crash(replica: SimReplica, memory_back_s: float) -> SimMachine:
+    replica.hurt = True
+    replica.machine.memory_back_s = memory_back_s
+    replica.exit(number=9)
+    return replica.machine
+
+
+def test_an_end_found_in_its_handle_and_told_by_the_launcher_again_counts_once(world: SimWorld) -> None:
+    """The second telling swept without a pid, and did not wait for the memory."""
+    replica = the_replica(world)
+    assert replica.machine.agent is not None
+    replica.machine.agent.kill()
+    crash(replica, memory_back_s=4.0).start_agent()
+    world.run_for(10.0)
+    assert not world.invariants.broken
+    assert the_replica(world).incarnation == 2
+    assert not_settled(world) == []
+
+
+def test_an_agent_that_dies_before_the_memory_is_back_leaves_the_handle_to_the_next(world: SimWorld) -> None:
+    machine = crash(the_replica(world), memory_back_s=4.0)
+    world.run_for(0.5)
+    assert machine.agent is not None
+    machine.agent.kill()
+    machine.start_agent()
+    world.run_for(10.0)
+    assert not world.invariants.broken
+    assert the_replica(world).incarnation == 2
+
+
+@pytest.mark.parametrize("redeployed_after_s", [0.5, 29.0])
+def test_a_quarantine_is_known_before_the_device_looks_free(world: SimWorld, redeployed_after_s: float) -> None:
+    """The leader gave the device away between the record of the replica's end and that of the quarantine."""
+    crash(the_replica(world), memory_back_s=45.0)
+    world.run_for(redeployed_after_s)
+    world.users.deploy("g", deployment("v2-good", 3, 1000))  # every device is asked for
+    world.run_for(90.0)
+    assert not world.invariants.broken
+    assert not_settled(world) == []
