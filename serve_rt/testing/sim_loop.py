@@ -23,6 +23,8 @@ from serve_rt.errors import ServeException
 
 _START_S = 1000.0
 _WALL_START_S = 1_700_000_000.0
+_MOMENT_S = 1e-6
+"""Code takes time: who waits for less than a float can tell must not wait for ever."""
 
 _process: contextvars.ContextVar[SimProcess | None] = contextvars.ContextVar("simulated process", default=None)
 
@@ -140,6 +142,7 @@ class SimLoop(asyncio.BaseEventLoop):
         """One moment: all that is ready now, in the seed's order."""
         ready: Any = self._ready  # type: ignore[attr-defined]  # BaseEventLoop's own queue, as are the timers below
         timers: list[asyncio.TimerHandle] = self._scheduled  # type: ignore[attr-defined]
+        self._now_s += _MOMENT_S
         if not ready and not self._stopping:  # type: ignore[attr-defined]
             self._now_s = max(self._now_s, self._next_due(timers))
         while timers and timers[0].when() <= self._now_s:

@@ -93,6 +93,7 @@ class SimReplica:
             self._enter(pb.REPLICA_PHASE_FAILED, "Traceback: RuntimeError: boom")
             await asyncio.sleep(0.1)
             self.exit(code=1)
+            return
         if self.behaviour.never_ready or self.phase == pb.REPLICA_PHASE_DRAINING:
             return
         self._enter(pb.REPLICA_PHASE_READY)
