@@ -52,6 +52,7 @@ class Agent:
         self._clock = SystemClock()
         self._ending = EndingWish(settings)
         self._tasks = TaskOwner("agent", on_failure=lambda _: self._ending.set(Ending.FAIL))
+        launcher.on_broken = lambda _: self._ending.set(Ending.FAIL)
         self._children = Children(launcher, self._clock)
         self._token = ClusterToken.create(settings.state.token)
         self._server: grpc.aio.Server = control_server(self._token)

@@ -36,9 +36,11 @@ class LauncherLink:
         self._connected = asyncio.Event()
         self._told: set[tuple[str, int]] = set()
         self._sockets: list[tuple[str, int, int]] = []
-        self._tasks = TaskOwner("launcher link")
+        self._tasks = TaskOwner("launcher link", on_failure=lambda error: self.on_broken(error))
         self.on_exit: Callable[[Exit], None] = lambda _exit: None
         self.on_reconnected: Callable[[tuple[Handle, ...]], None] = lambda _handles: None
+        self.on_broken: Callable[[BaseException], None] = lambda _error: None
+        """Exits will not be heard any more, through a bug of ours: an agent that cannot hear them must not go on."""
 
     async def start(self) -> tuple[Handle, ...]:
         """Connect (starting a launcher if there is none); what it runs."""

@@ -1,0 +1,53 @@
+"""The line to the launcher, when what it tells breaks."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any, cast
+
+from serve_rt.agents.launcher.client import LauncherClient
+from serve_rt.agents.launcher.records import Handle
+from serve_rt.agents.launcher_link import LauncherLink
+from serve_rt.config.paths import StateDir
+
+
+class Line:
+    """A launcher that answers and can be lost."""
+
+    def __init__(self) -> None:
+        self.closed = asyncio.Event()
+        self.exits: asyncio.Queue[Any] = asyncio.Queue()
+
+    async def handles(self) -> tuple[Handle, ...]:
+        return ()
+
+    async def close(self) -> None:
+        self.closed.set()
+
+
+async def _broken_link(folder: Path) -> list[BaseException]:
+    lines: list[Line] = []
+
+    async def connect(_state: StateDir) -> LauncherClient:
+        lines.append(Line())
+        return cast(LauncherClient, lines[-1])
+
+    def fail(_handles: tuple[Handle, ...]) -> None:
+        raise RuntimeError("a bug in whoever hears of it")
+
+    link = LauncherLink(StateDir(folder), connect)
+    told: asyncio.Queue[BaseException] = asyncio.Queue()
+    link.on_reconnected, link.on_broken = fail, told.put_nowait
+    await link.start()
+    link.listen()
+    lines[0].closed.set()
+    async with asyncio.timeout(10):
+        errors = [await told.get()]
+    await link.close()
+    return errors
+
+
+def test_a_line_that_went_deaf_is_told(tmp_path: Path) -> None:
+    [error] = asyncio.run(_broken_link(tmp_path))
+    assert "a bug in whoever hears of it" in str(error)
