@@ -46,6 +46,10 @@ class AppOptions:
     logging_config: LoggingConfig | None = None
     code_root: Path | None = None
     """None: found from the running program."""
+    overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Deployment -> options that take the place of those in the code, from a configuration file."""
+    config_json: str = ""
+    """What the configuration file says of the application."""
 
 
 @dataclass
@@ -71,7 +75,9 @@ def build(application: Application, options: AppOptions) -> Built:
     graph = flatten(application, options.name)
     _check_ingresses(graph.deployments, options.name)
     blobs = _Blobs()
-    deployments = tuple(_deployment(bound, graph.ingress, options, blobs) for bound in graph.deployments)
+    bound = tuple(_overridden(one, options) for one in graph.deployments)
+    _check_names(graph.deployments, options)
+    deployments = tuple(_deployment(one, graph.ingress, options, blobs) for one in bound)
     spec = ApplicationSpec(
         name=AppName(options.name),
         deploy_id=options.deploy_id,
@@ -80,8 +86,22 @@ def build(application: Application, options: AppOptions) -> Built:
         route_prefix=options.route_prefix,
         request_timeout_s=options.request_timeout_s,
         import_path=options.import_path,
+        config_json=options.config_json,
     )
     return Built(spec, blobs.data)
+
+
+def _overridden(bound: BoundDeployment, app: AppOptions) -> BoundDeployment:
+    options = app.overrides.get(bound.name)
+    return replace(bound, deployment=bound.deployment.options(**options)) if options else bound
+
+
+def _check_names(deployments: Sequence[BoundDeployment], app: AppOptions) -> None:
+    """*Errors*: ValueError in Ray's words for options of a deployment that is not there."""
+    there = [bound.name for bound in deployments]
+    for name in app.overrides:
+        if name not in there:
+            raise ValueError(f"Deployment '{name}' does not exist. Available: {there}")
 
 
 def _deployment(bound: BoundDeployment, ingress: str, app: AppOptions, blobs: _Blobs) -> DeploymentSpec:

@@ -7,7 +7,7 @@ gives the first outcome to a second asking.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +67,11 @@ class AgentClient:
 
     async def deploy(self, spec: ApplicationSpec, *, force: bool = False) -> None:
         await self._change("Deploy", pb.DeployRequest(application=records.encode(spec), force=force))
+
+    async def deploy_together(self, specs: Sequence[ApplicationSpec], gone: Sequence[str]) -> None:
+        """All of them or, when one is refused, none; applications in `gone` are deleted with it."""
+        first, *more = (records.encode(spec) for spec in specs)
+        await self._change("Deploy", pb.DeployRequest(application=first, more=more, gone=gone))
 
     async def delete(self, app: str, deploy_id: str) -> None:
         """Delete one application; "" deletes all."""

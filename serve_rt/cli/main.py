@@ -1,4 +1,4 @@
-"""The `serve` command: run, status, history, rollback, delete, shutdown, nodes, drain, autoscale, logs.
+"""The `serve` command: run, deploy, config, build, status, history, rollback, delete, shutdown, nodes, drain, logs …
 
 Only click is imported here; each verb loads what it needs, so `serve --help` is quick and `serve run` can start the
 cluster before anything else. What a user can mend is told in a sentence and an exit code, never with our stack trace.
@@ -75,6 +75,43 @@ def run(**options: Any) -> None:  # Any: one per option, typed by click
     from serve_rt.cli.run import RunOptions, run_application
 
     sys.exit(run_application(RunOptions(**options)))
+
+
+@main.command()
+@click.argument("config_or_import_path")
+@click.argument("arguments", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--app-dir", "-d", default=".", show_default=True, help="where to import from; travels to the replicas")
+@click.option("--name", default=None, help="of the application, with an import path  [default: default]")
+@_address
+@_state_dir
+def deploy(**options: Any) -> None:  # Any: one per option, typed by click
+    """Deploy the applications of a YAML file, all or none, and delete those that an earlier file had and this one has
+    not; or one application by its import path. Does not wait: see `serve status`."""
+    from serve_rt.cli.config_file import deploy_command
+
+    deploy_command(**options)
+
+
+@main.command()
+@_address
+@_state_dir
+@click.option("--name", "-n", default=None, help="of one application")
+def config(address: str | None, state_dir: Path | None, name: str | None) -> None:
+    """Show the configuration that the applications were deployed with."""
+    from serve_rt.cli.config_file import print_config
+
+    print_config(address, state_dir, name)
+
+
+@main.command()
+@click.argument("import_paths", nargs=-1, required=True)
+@click.option("--app-dir", "-d", default=".", show_default=True, help="where to import from")
+@click.option("--output-path", "-o", type=click.Path(path_type=Path), default=None, help="[default: the terminal]")
+def build(import_paths: tuple[str, ...], app_dir: str, output_path: Path | None) -> None:
+    """Write a YAML file for `serve deploy` with the applications at IMPORT_PATHS and the options in their code."""
+    from serve_rt.cli.config_file import build_command
+
+    build_command(import_paths, app_dir, output_path)
 
 
 @main.command()

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import grpc.aio
 
 from serve_rt.aio import Clock
 from serve_rt.controller.validate import check_application, check_prefix_is_free, checked_mark
-from serve_rt.errors import ConflictError, NotFoundError, NotLeaderError
+from serve_rt.errors import ConfigError, ConflictError, NotFoundError, NotLeaderError
 from serve_rt.etcd.contract import EtcdStore
 from serve_rt.etcd.election import Leadership
 from serve_rt.etcd.keys import Keys
@@ -56,12 +57,24 @@ class ControllerService:
 
     async def deploy(self, request: pb.DeployRequest, _context: grpc.aio.ServicerContext[Any, Any]) -> pb.ChangeReply:
         self._leading()
-        asked = decode(request.application, ApplicationSpec, source="the deploy request")
-        check_application(asked, len(request.application))
+        records = (request.application, *request.more)
+        asked = [decode(record, ApplicationSpec, source="the deploy request") for record in records]
+        for spec, record in zip(asked, records, strict=True):
+            check_application(spec, len(record))
+        check_together(asked)
         async with self._one_at_a_time:
             await self._shown(self._leading().epoch)
-            revision = await self._swap(asked.name, lambda now: self._deployed(now, asked, force=request.force))
-        return pb.ChangeReply(deploy_id=asked.deploy_id, revision=revision)
+            together = {*(one.name for one in asked), *map(AppName, request.gone)}
+            for spec in asked:
+                self._check_prefix(spec, together)
+            revision = 0
+            for spec in asked:
+                revision = await self._swap(
+                    spec.name, partial(self._deployed, asked=spec, force=request.force, together=together)
+                )
+            for app in request.gone:
+                revision = max(revision, await self._swap(AppName(app), _deleted))
+        return pb.ChangeReply(deploy_id=asked[0].deploy_id, revision=revision)
 
     async def delete(self, request: pb.DeleteRequest, _context: grpc.aio.ServicerContext[Any, Any]) -> pb.ChangeReply:
         self._leading()
@@ -159,8 +172,19 @@ class ControllerService:
         """The next change must see this one, or it could take the same prefix."""
         await self._mirror.wait_for(lambda cluster: cluster.revision >= revision, SHOWN_LIMIT_S)
 
+    def _check_prefix(self, asked: ApplicationSpec, together: Collection[AppName]) -> None:
+        """`together`: applications of the same request, whose prefixes change with it."""
+        holders = (one for one in _prefix_holders(self._mirror.cluster) if one.name not in together)
+        check_prefix_is_free(asked, holders)
+
     def _deployed(
-        self, now: Versioned[ApplicationSpec] | None, asked: ApplicationSpec, *, force: bool, as_is: bool = False
+        self,
+        now: Versioned[ApplicationSpec] | None,
+        asked: ApplicationSpec,
+        *,
+        force: bool,
+        as_is: bool = False,
+        together: Collection[AppName] = (),
     ) -> ApplicationSpec | None:
         """The record after the deploy; None when this deploy was done before. `as_is`: its versions are final."""
         past: tuple[str, ...] = ()
@@ -169,7 +193,7 @@ class ControllerService:
             if asked.deploy_id in past:
                 log.info("deploy %s is known", asked.deploy_id, extra={"action": "deploy_repeated", "app": asked.name})
                 return None
-        check_prefix_is_free(asked, _prefix_holders(self._mirror.cluster))
+        self._check_prefix(asked, together)
         salt = asked.deploy_id if force else ""
         before = now.value if now is not None else None
         versions = asked.deployments if as_is else tuple(_versioned(s, before, salt) for s in asked.deployments)
@@ -196,6 +220,14 @@ def _deleted(now: Versioned[ApplicationSpec] | None) -> ApplicationSpec | None:
     if now is None or now.value.deleting:
         return None  # Ray: deleting what is not there is no error
     return replace(now.value, deleting=True)
+
+
+def check_together(asked: Sequence[ApplicationSpec]) -> None:
+    """*Errors*: ConfigError, ConflictError for applications that cannot be deployed in one request."""
+    for index, spec in enumerate(asked):
+        if any(other.name == spec.name for other in asked[:index]):
+            raise ConfigError(f"application {spec.name!r} is asked for twice in one request")
+        check_prefix_is_free(spec, asked[:index])
 
 
 def _rolled_back(spec: ApplicationSpec, revision: int) -> pb.ChangeReply:

@@ -125,6 +125,8 @@ def _application(
         deployments=deployments,
         deploy_id=app.deploy_id,
         route_prefix=app.route_prefix,
+        config_json=app.config_json,
+        import_path=app.import_path,
         versions=version_overviews(cluster, app.name),
     )
 

@@ -70,4 +70,14 @@ def same_content(a: ApplicationSpec, b: ApplicationSpec) -> bool:
 
 
 def _content(spec: ApplicationSpec) -> ApplicationSpec:
-    return replace(spec, deploy_id="", deployed_at_s=0.0, past_deploy_ids=(), deleting=False, reborn_at=0, restores=0)
+    return replace(
+        spec,
+        deploy_id="",
+        deployed_at_s=0.0,
+        past_deploy_ids=(),
+        deleting=False,
+        reborn_at=0,
+        restores=0,
+        config_json="",
+        import_path="",
+    )

@@ -126,6 +126,8 @@ class ApplicationSpec:
     body_buffer_bytes: int = 1 << 20
     max_body_bytes: int = 1 << 30
     import_path: str = ""
+    config_json: str = ""
+    """What the configuration file said of it; "" for one that was not deployed by a file."""
     past_deploy_ids: tuple[str, ...] = ()
     """The deploys before this one, newest first: one that is asked again must not undo what came after it."""
     reborn_at: int = 0

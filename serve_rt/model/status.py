@@ -90,6 +90,9 @@ class ApplicationStatusOverview:
     deployments: Mapping[str, DeploymentStatusOverview] = field(default_factory=dict)
     deploy_id: str = ""
     route_prefix: str | None = None
+    config_json: str = ""
+    """What the configuration file said that deployed it; "" without one."""
+    import_path: str = ""
     versions: tuple[VersionOverview, ...] = ()
     """Newest first."""
 

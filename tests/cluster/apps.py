@@ -170,6 +170,9 @@ def small(request: Request) -> Response:
 BAD_ECHO = Raises.options(name="Echo")
 """A new version of the same deployment, not another deployment in its place."""
 
+ONE = Echo.bind()
+"""For configuration files: an application by import path."""
+
 KINDS = {
     "echo": Echo,
     "front": Echo.options(name="Front"),

@@ -20,10 +20,12 @@ def main() -> None:
     if (builder := builders.get(wanted["kind"])) is not None:
         application = builder(wanted["options"], **wanted["arguments"])
     else:
-        deployment = apps.KINDS[wanted["kind"]]
+        deployment = apps.KINDS[wanted["kind"].removeprefix("delete_and_")]
         if wanted["options"]:
             deployment = deployment.options(**wanted["options"])
         application = deployment.bind(**wanted["arguments"])
+    if wanted["kind"].startswith("delete_and_"):
+        serve.delete(wanted["name"], _blocking=False)
     serve.run(application, name=wanted["name"], route_prefix=wanted["route_prefix"])
     print("deployed", flush=True)
 

@@ -7,7 +7,7 @@ records under a real lease, and can be told to listen to their watch alone.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -199,6 +199,10 @@ class Stage:
 
     async def deploy(self, app: ApplicationSpec, *, force: bool = False, address: str = "") -> pb.ChangeReply:
         return await self._call("Deploy", pb.DeployRequest(application=encode(app), force=force), address)
+
+    async def deploy_together(self, *apps: ApplicationSpec, gone: Sequence[str] = ()) -> pb.ChangeReply:
+        first, *more = map(encode, apps)
+        return await self._call("Deploy", pb.DeployRequest(application=first, more=more, gone=gone), "")
 
     async def delete(self, app: str) -> pb.ChangeReply:
         return await self._call("Delete", pb.DeleteRequest(app=app), "")

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from serve_rt.controller.history import version_overviews
-from serve_rt.errors import NotFoundError
+from serve_rt.errors import ConfigError, ConflictError, NotFoundError
 from serve_rt.model.application import KEPT_APP_VERSIONS, ApplicationMemory, same_content, version_before
 from serve_rt.model.ids import AppName
 from serve_rt.model.spec import ApplicationSpec
 from serve_rt.model.status import VersionState
-from tests.controller.stage import Stage
+from tests.controller.stage import KEYS, Stage
 from tests.controller.test_acting import on_fake, on_real
 from tests.controller.world import World, application, deployment_spec, node_record
 from tests.etcd.etcd_server import EtcdServer
@@ -153,3 +153,24 @@ async def test_fifty_deploys_at_once_all_land(etcd_server: EtcdServer, tmp_path:
                 "neither overwrote the other unseen"
             )
             assert sum(1 for a in cluster.assignments.values() if a.app == app.name) == 1
+
+
+async def test_applications_of_one_request_are_deployed_all_or_none(tmp_path: Path) -> None:
+    async with on_fake(tmp_path) as stage:
+        await stage.candidate()
+        await stage.deploy(application("other", deployment_spec(), prefix="/taken"))
+        one, two = (application(name, deployment_spec(), deploy_id=name) for name in ("one", "two"))
+        before = await stage.store.list(KEYS.apps)
+        refused = [
+            (ConflictError, (one, replace(two, route_prefix="/taken")), 'being used by application "other"'),
+            (ConflictError, (one, replace(two, route_prefix="/one")), 'being used by application "one"'),
+            (ConfigError, (one, one), "asked for twice"),
+            (ConfigError, (one, application("two", deployment_spec(num_replicas=-1))), "num_replicas=-1"),
+        ]
+        for error, apps, words in refused:
+            with pytest.raises(error, match=words):
+                await stage.deploy_together(*apps)
+            assert (await stage.store.list(KEYS.apps)).items == before.items, "nothing of it was written"
+        await stage.deploy_together(one, replace(two, route_prefix="/taken"), gone=["other"])
+        cluster = await stage.mirror.wait_for(lambda c: set(c.apps) == {"one", "two"}, 10)
+        assert cluster.apps[AppName("two")].value.route_prefix == "/taken"

@@ -1,0 +1,156 @@
+"""The file of `serve deploy`: applications by import path, with options that override those in the code. Ray's schema.
+
+Read and checked as a whole before anything is imported or sent; every message names the file and the line. What it
+cannot mean here is refused unless it says nothing (Ray's defaults, as `serve build` writes them). Next stop:
+serve_rt.cli.config_file.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from serve_rt.config.yaml_lines import Document, Path, read_yaml
+
+MAX_APPLICATIONS = 200
+CLUSTER_KEYS = (
+    "proxy_location", "http_options", "grpc_options", "controller_options", "logging_config", "tracing_config",
+    "target_capacity",
+)  # fmt: skip
+"""Of the whole cluster: `serve-agent` has flags for what has a meaning here."""
+_APPLICATION_KEYS = (
+    "name", "route_prefix", "import_path", "runtime_env", "args", "logging_config", "autoscaling_policy",
+    "external_scaler_enabled", "deployments",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class AppConfig:
+    """One application of the file; `path` leads to it in the document."""
+
+    name: str
+    import_path: str
+    path: Path
+    route_prefix: str | None = "/"
+    args: Mapping[str, Any] = field(default_factory=dict)
+    runtime_env: Mapping[str, Any] = field(default_factory=dict)
+    overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Deployment -> options."""
+    given: Mapping[str, Any] = field(default_factory=dict)
+    """As it stands in the file."""
+
+
+@dataclass(frozen=True)
+class DeployConfig:
+    document: Document
+    applications: tuple[AppConfig, ...]
+    ignored: tuple[str, ...] = ()
+    """Options of the whole cluster that the file gives."""
+
+
+def read_config(text: str, source: str) -> DeployConfig:
+    """*Errors*: ConfigError with the line of what is wrong."""
+    document = read_yaml(text, source)
+    root = _mapping(document, document.value, ())
+    _known(document, root, (*CLUSTER_KEYS, "applications"), ())
+    if "applications" not in root:
+        raise document.error((), "there is no `applications:` list.")
+    entries = _list(document, root["applications"], ("applications",))
+    if len(entries) > MAX_APPLICATIONS:
+        raise document.error(("applications",), f"{len(entries)} applications; at most {MAX_APPLICATIONS} fit.")
+    applications = tuple(_application(document, one, ("applications", index)) for index, one in enumerate(entries))
+    _unique(document, ((app.name, (*app.path, "name")) for app in applications), "application name")
+    prefixes = [(app.route_prefix, (*app.path, "route_prefix")) for app in applications if app.route_prefix is not None]
+    _unique(document, prefixes, "route_prefix")
+    return DeployConfig(document, applications, tuple(key for key in CLUSTER_KEYS if root.get(key) is not None))
+
+
+def _application(document: Document, value: Any, path: Path) -> AppConfig:
+    entry = _mapping(document, value, path)
+    _known(document, entry, _APPLICATION_KEYS, path)
+    for key in ("autoscaling_policy", "external_scaler_enabled", "logging_config"):
+        if entry.get(key):
+            raise document.error((*path, key), "is not supported for a whole application; give it to its deployments.")
+    return AppConfig(
+        name=_text(document, entry.get("name", "default"), (*path, "name")),
+        import_path=_import_path(document, entry, path),
+        path=path,
+        route_prefix=_prefix(document, entry.get("route_prefix", "/"), (*path, "route_prefix")),
+        args=_mapping(document, entry.get("args") or {}, (*path, "args")),
+        runtime_env=_mapping(document, entry.get("runtime_env") or {}, (*path, "runtime_env")),
+        overrides=_overrides(document, entry.get("deployments") or [], (*path, "deployments")),
+        given=entry,
+    )
+
+
+def _import_path(document: Document, entry: Mapping[str, Any], path: Path) -> str:
+    if "import_path" not in entry:
+        raise document.error(path, "has no import_path, as in `import_path: module:app`.")
+    text = _text(document, entry["import_path"], (*path, "import_path"))
+    module, colon, name = text.partition(":") if ":" in text else text.rpartition(".")
+    if not (module and colon and name):
+        raise document.error((*path, "import_path"), f"{text!r} is not of the form module:name.")
+    return f"{module}:{name}"
+
+
+def _prefix(document: Document, value: Any, path: Path) -> str | None:
+    if value is None:
+        return None
+    text = _text(document, value, path)
+    if not text.startswith("/") or (text != "/" and text.endswith("/")) or "{" in text or "}" in text:
+        raise document.error(path, f"{text!r} must start with '/', not end with one, and have no wildcards.")
+    return text
+
+
+def _overrides(document: Document, value: Any, path: Path) -> dict[str, Mapping[str, Any]]:
+    overrides: dict[str, Mapping[str, Any]] = {}
+    for index, one in enumerate(_list(document, value, path)):
+        at: Path = (*path, index)
+        entry = _mapping(document, one, at)
+        if "name" not in entry:
+            raise document.error(at, "has no name.")
+        name = _text(document, entry["name"], (*at, "name"))
+        if name in overrides:
+            raise document.error((*at, "name"), f"deployment {name!r} is given twice.")
+        overrides[name] = {key: option for key, option in entry.items() if key != "name"}
+    return overrides
+
+
+# --- small checks ---------------------------------------------------------------------------------------------------
+
+
+def _mapping(document: Document, value: Any, path: Path) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise document.error(path, f"must be a mapping, got {value!r:.60}.")
+    return value
+
+
+def _list(document: Document, value: Any, path: Path) -> list[Any]:
+    if not isinstance(value, list):
+        raise document.error(path, f"must be a list, got {value!r:.60}.")
+    return value
+
+
+def _text(document: Document, value: Any, path: Path) -> str:
+    if not isinstance(value, str) or not value:
+        raise document.error(path, f"must be a text that is not empty, got {value!r:.60}.")
+    return value
+
+
+def _known(document: Document, entry: Mapping[str, Any], known: Iterable[str], path: Path) -> None:
+    known = tuple(known)
+    for key in entry:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1)
+            hint = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(known)}."
+            raise document.error((*path, key), f"is no known key. {hint}")
+
+
+def _unique(document: Document, found: Iterable[tuple[str, Path]], what: str) -> None:
+    seen: set[str] = set()
+    for value, path in found:
+        if value in seen:
+            raise document.error(path, f"{what} {value!r} is used by two applications.")
+        seen.add(value)
