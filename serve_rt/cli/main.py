@@ -1,4 +1,4 @@
-"""The `serve` command: run, deploy, config, build, status, history, rollback, delete, shutdown, nodes, drain, logs …
+"""The `serve` command: run, deploy, status, history, rollback, delete, shutdown, nodes, drain, logs and others.
 
 Only click is imported here; each verb loads what it needs, so `serve --help` is quick and `serve run` can start the
 cluster before anything else. What a user can mend is told in a sentence and an exit code, never with our stack trace.
