@@ -11,6 +11,7 @@ import click
 
 from serve_rt.cli.connection import connect
 from serve_rt.errors import NotFoundError
+from serve_rt.model.node import NodeMark
 from serve_rt.model.status import ApplicationStatusOverview, NodeOverview, NodesOverview, ReplicaOverview, ServeStatus
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def nodes_table(overview: NodesOverview) -> Table:
     for node in overview.nodes:
         table.add_row(
             node.node_id + (" (leader)" if node.is_leader else ""),
-            (node.mark if node.alive else "LOST"),
+            _state(node),
             node.address,
             node.http_address,
             f"{_cpus(sum(replica.milli_cpu for replica in node.replicas))}/{_cpus(node.milli_cpu)}",
@@ -118,6 +119,13 @@ def nodes_table(overview: NodesOverview) -> Table:
             "\n".join(f"{key}={value}" for key, value in node.labels.items()),
         )
     return table
+
+
+def _state(node: NodeOverview) -> str:
+    """A mark outlives the lease: whoever starts the node again should know that it takes nothing."""
+    if node.alive:
+        return node.mark
+    return "LOST" if node.mark == NodeMark.SCHEDULABLE.value else f"LOST, {node.mark}"
 
 
 def _cpus(milli: int) -> str:

@@ -76,7 +76,7 @@ def build_nodes(cluster: Cluster) -> NodesOverview:
         replicas.setdefault(assignment.node_id, []).append(overview)
     for observed in sorted(cluster.unowned(), key=lambda o: o.replica_id):
         replicas.setdefault(observed.node_id, []).append(_unowned(observed))
-    names = sorted(cluster.nodes.keys() | replicas.keys())
+    names = sorted(cluster.nodes.keys() | replicas.keys() | cluster.marks.keys())
     return NodesOverview(
         nodes=tuple(_node(cluster, name, tuple(replicas.get(name, ()))) for name in names),
         pending={f"{m.app}#{m.deployment}": m.pending for m in cluster.deployments.values() if m.pending},

@@ -13,7 +13,10 @@ from click.testing import CliRunner
 from serve_rt.cli.main import main
 from serve_rt.cli.run import ImportFailed, load, parse_arguments
 from serve_rt.cli.show import nodes_table, replicas_table, status_yaml
+from serve_rt.controller.status import build_nodes
 from serve_rt.errors import ServeException
+from serve_rt.model.ids import NodeId
+from serve_rt.model.node import NodeMark
 from serve_rt.model.status import (
     ApplicationStatus,
     ApplicationStatusOverview,
@@ -26,6 +29,7 @@ from serve_rt.model.status import (
     ReplicaOverview,
     ServeStatus,
 )
+from tests.controller.world import World, node_record
 
 
 @pytest.fixture
@@ -189,6 +193,18 @@ def test_nodes_show_who_holds_what() -> None:
     text = console.export_text()
     for part in ("1/4", "8.0 GiB", "0.5 used", "warm", "zone=a", "app#Chat#abc", "4711", "0.5 of GPU-12345678", "last"):
         assert part in text, part
+
+
+def test_a_mark_is_shown_when_the_lease_is_gone() -> None:
+    from rich.console import Console
+
+    world = World()
+    world.add_node(node_record("a"))
+    world.mark(NodeId("a"), NodeMark.DRAINING)
+    world.lose("a")
+    console = Console(width=200, record=True)
+    console.print(nodes_table(build_nodes(world.cluster)))
+    assert "LOST, draining" in console.export_text()
 
 
 def test_help_loads_little() -> None:
