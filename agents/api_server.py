@@ -259,6 +259,11 @@ class AgentService:
             refused=refused,
             demand=self._demand.readings(now),
             demand_complete=self._demand.complete(now),
+            stats=[
+                pb.ReplicaStats(replica_id=keeper.replica_id, values=keeper.autoscaling_stats)
+                for keeper in self._supervisor.keepers()
+                if keeper.autoscaling_stats
+            ],
         )
 
     # --- the node -------------------------------------------------------------------------------------------------

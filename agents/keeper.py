@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from serve_rt.agents import health, life_cycle
@@ -62,6 +62,7 @@ class Keeper:
         self._tasks = TaskOwner(f"keeper of {copy.assignment.replica_id}")
         self._link: ReplicaLink | None = None
         self._probe: asyncio.Task[None] | None = None
+        self._probing: Probe | None = None
         self._dead = asyncio.Event()
         self._reconfiguring = False
         self._died_at_revision = 0
@@ -74,6 +75,12 @@ class Keeper:
     @property
     def address(self) -> str:
         return f"{self._node.settings.advertised}:{self.copy.port}" if self.copy.port else ""
+
+    @property
+    def autoscaling_stats(self) -> Mapping[str, float]:
+        """Of a replica that serves, as it said last; most say none."""
+        probing = self._probing if self.record.state is ReplicaState.READY else None
+        return probing.stats if probing is not None else {}
 
     @property
     def assignment(self) -> Assignment | None:
@@ -264,7 +271,7 @@ class Keeper:
         if self._link is None or (self._probe is not None and not self._probe.done()):
             return
         probe = Probe(self._link, self.record.pid, lambda: self.copy.assignment.spec.options, self._clock, self._judged)
-        self._probe = self._tasks.start(probe.run(), name="probe")
+        self._probing, self._probe = probe, self._tasks.start(probe.run(), name="probe")
 
     async def _drain(self, timeout_s: float, at_once: bool) -> None:
         """Ask the replica to finish; SIGTERM means the same to one that cannot be asked."""

@@ -44,6 +44,8 @@ class Probe:
         self._last_at = clock.monotonic()
         self._check_at = self._last_at + options().health_check_period_s
         self._check: asyncio.Task[None] | None = None
+        self.stats: dict[str, float] = {}
+        """What the user's record_autoscaling_stats said last."""
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -69,9 +71,11 @@ class Probe:
 
     async def _ping(self) -> float | None:
         try:
-            return float((await self._link.ping(PING_TIMEOUT_S)).user_loop_age_s)
+            reply = await self._link.ping(PING_TIMEOUT_S)
         except ServeException:
             return None
+        self.stats = dict(reply.autoscaling_stats)
+        return float(reply.user_loop_age_s)
 
     def _look_at_process(self, step_s: float) -> None:
         now = sample(self._pid)

@@ -21,10 +21,10 @@ from serve_rt.api.options import resolve
 from serve_rt.api.payload import Payload, pack, payload_digest
 from serve_rt.api.snapshot import import_root, snapshot, uses_code_of
 from serve_rt.batching.binding import BatchedMethod
-from serve_rt.config.options import LoggingConfig
+from serve_rt.config.options import AutoscalingPolicy, LoggingConfig
 from serve_rt.errors import ServeException
 from serve_rt.model.ids import AppName, BlobDigest, DeploymentName, VersionId
-from serve_rt.model.spec import ApplicationSpec, DeploymentOptions, DeploymentSpec
+from serve_rt.model.spec import ApplicationSpec, DeploymentOptions, DeploymentSpec, PolicySpec
 from serve_rt.wire import records
 
 log = logging.getLogger(__name__)
@@ -44,6 +44,7 @@ class AppOptions:
     request_timeout_s: float | None = None
     import_path: str = ""
     logging_config: LoggingConfig | None = None
+    autoscaling_policy: AutoscalingPolicy | None = None
     code_root: Path | None = None
     """None: found from the running program."""
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -87,6 +88,7 @@ def build(application: Application, options: AppOptions) -> Built:
         request_timeout_s=options.request_timeout_s,
         import_path=options.import_path,
         config_json=options.config_json,
+        autoscaling_policy=_packed_policy(options.autoscaling_policy, blobs) if options.autoscaling_policy else None,
     )
     return Built(spec, blobs.data)
 
@@ -108,7 +110,7 @@ def _deployment(bound: BoundDeployment, ingress: str, app: AppOptions, blobs: _B
     import cloudpickle
 
     deployment = bound.deployment
-    options = resolve(deployment.given)
+    options = _with_policy(deployment, resolve(deployment.given), blobs)
     _check_hooks(deployment, options)
     packed = pack(Payload(deployment.func_or_class, bound.args, bound.kwargs))
     working_dir = _working_dir(deployment)
@@ -124,6 +126,22 @@ def _deployment(bound: BoundDeployment, ingress: str, app: AppOptions, blobs: _B
         cloudpickle_version=str(cloudpickle.__version__),
     )
     return replace(spec, version=version_of(spec, payload_digest(packed)))
+
+
+def _with_policy(deployment: Deployment, options: DeploymentOptions, blobs: _Blobs) -> DeploymentOptions:
+    """An autoscaling policy that was given as an object travels in a blob of its own."""
+    config, scaling = deployment.given.get("autoscaling_config"), options.autoscaling
+    policy = config.custom_policy() if config is not None else None
+    if policy is None or scaling is None:
+        return options
+    return replace(options, autoscaling=replace(scaling, policy=_packed_policy(policy, blobs)))
+
+
+def _packed_policy(policy: AutoscalingPolicy, blobs: _Blobs) -> PolicySpec | None:
+    spec = policy.spec()
+    if spec is None or isinstance(policy.policy_function, str):
+        return spec
+    return replace(spec, payload=blobs.add(pack(Payload(policy.policy_function))))
 
 
 def version_of(spec: DeploymentSpec, payload: str) -> VersionId:

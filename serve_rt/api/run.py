@@ -25,7 +25,7 @@ from serve_rt.api.replica_context import find_replica_context
 from serve_rt.api.session import Session
 from serve_rt.api.waiting import reachable, until_deleted, until_routed, until_running
 from serve_rt.config.accepted import ControllerOptions, TracingConfig
-from serve_rt.config.options import HTTPOptions, LoggingConfig, ProxyLocation, checked, gRPCOptions
+from serve_rt.config.options import AutoscalingPolicy, HTTPOptions, LoggingConfig, ProxyLocation, checked, gRPCOptions
 from serve_rt.errors import ConfigError, NoClusterError, ServeException
 from serve_rt.handle import DeploymentHandle
 from serve_rt.handle.lookup import exists, ingress_of
@@ -46,6 +46,8 @@ class RunTarget:
     route_prefix: str | None = "/"
     logging_config: LoggingConfig | dict[str, Any] | None = None
     external_scaler_enabled: bool = False
+    autoscaling_policy: AutoscalingPolicy | Mapping[str, Any] | None = None
+    """Ours in Python (Ray has it in YAML only): decides for all deployments of the application that scale."""
 
 
 def start(
@@ -217,6 +219,7 @@ def _run_many(
             request_timeout_s=_http.request_timeout_s if _http is not None else None,
             import_path=import_path,
             code_root=code_root,
+            autoscaling_policy=_policy(one),
         )
         built = build(one.target, options)
         session.run(session.client.put_blobs(built.blobs))
@@ -230,6 +233,11 @@ def _run_many(
         else:
             log.info("Application '%s' is ready.", spec.name)
     return [DeploymentHandle(spec.ingress, spec.name) for spec in deployed]
+
+
+def _policy(one: RunTarget) -> AutoscalingPolicy | None:
+    given = one.autoscaling_policy
+    return checked(AutoscalingPolicy, given, "autoscaling_policy") if given is not None else None
 
 
 def _start_if_needed() -> Session:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from serve_rt.config.accepted import ControllerOptions, RequestRouterConfig, TracingConfig
+    from serve_rt.config.autoscaling import AutoscalingContext, DeploymentID
     from serve_rt.config.options import (
         AutoscalingConfig,
         AutoscalingPolicy,
@@ -24,9 +25,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AutoscalingConfig",
+    "AutoscalingContext",
     "AutoscalingPolicy",
     "BackpressureConfig",
     "ControllerOptions",
+    "DeploymentID",
     "DeploymentMode",
     "GuardConfig",
     "HTTPOptions",
@@ -41,7 +44,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from serve_rt.config import accepted, options
+    from serve_rt.config import accepted, autoscaling, options
 
-    value = globals()[name] = getattr(accepted if hasattr(accepted, name) else options, name)
+    home = next(module for module in (accepted, autoscaling, options) if hasattr(module, name))
+    value = globals()[name] = getattr(home, name)
     return value

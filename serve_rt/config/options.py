@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import enum
+import json
 import logging
 import os
 import warnings
@@ -16,7 +17,7 @@ from typing import Any, TypeVar
 
 from serve_rt.config.fields import check_bool, check_integer, check_number, check_text
 from serve_rt.errors import ConfigError
-from serve_rt.model.spec import AutoscalingOptions
+from serve_rt.model.spec import AutoscalingOptions, PolicySpec
 
 T = TypeVar("T")
 
@@ -216,8 +217,30 @@ LOG_ATTRIBUTES = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "as
 
 @dataclass(frozen=True)
 class AutoscalingPolicy:
-    policy_function: str = "serve_rt.autoscaling_policy:default_autoscaling_policy"
+    """`policy_function`: `module:name`, or a function, or a class that is instantiated once with `policy_kwargs`."""
+
+    policy_function: Any = "serve_rt.autoscaling_policy:default_autoscaling_policy"
     policy_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        given = self.policy_function
+        if not callable(given) and (not isinstance(given, str) or not given.replace(":", ".").strip(".").count(".")):
+            raise ValueError(f"policy_function must be a callable or an import path 'module:name', got {given!r}.")
+        try:
+            json.dumps(dict(self.policy_kwargs))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"policy_kwargs must be JSON-serializable: {error}.") from error
+
+    def spec(self) -> PolicySpec | None:
+        """Without the payload of a callable; None for the usual policy."""
+        given = self.policy_function
+        name = given if isinstance(given, str) else f"{given.__module__}:{getattr(given, '__qualname__', 'policy')}"
+        if name.replace(".", ":").rsplit(":", 1)[-1] in _USUAL_POLICIES and "autoscaling_policy" in name:
+            return None
+        return PolicySpec(name, json.dumps(dict(self.policy_kwargs), sort_keys=True))
+
+
+_USUAL_POLICIES = ("default_autoscaling_policy", "replica_queue_length_autoscaling_policy")
 
 
 @dataclass(frozen=True)
@@ -298,14 +321,11 @@ class AutoscalingConfig:
             downscale_delay_s=self.downscale_delay_s,
             downscale_to_zero_delay_s=self.downscale_to_zero_delay_s,
             aggregation_function=self.aggregation_function,
-            policy=self._policy_path(),
+            policy=policy.spec() if (policy := self.custom_policy()) is not None else None,
         )
 
-    def _policy_path(self) -> str:
-        if self.policy is None:
-            return ""
-        path = checked(AutoscalingPolicy, self.policy, "policy").policy_function
-        return "" if path.endswith(":default_autoscaling_policy") else path
+    def custom_policy(self) -> AutoscalingPolicy | None:
+        return checked(AutoscalingPolicy, self.policy, "policy") if self.policy is not None else None
 
     def dict(self) -> dict[str, Any]:
         return asdict(self)

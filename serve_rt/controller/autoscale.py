@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from serve_rt.model.spec import AutoscalingOptions
 
 _EPSILON = 1e-6
+_NOT_HEARD = "not every reporter was heard for one look-back"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,29 @@ class Decision:
     """Nothing can be said for want of readings: the time that passes counts neither way."""
 
 
+def by_policy(
+    options: AutoscalingOptions, wish: float, demand: Demand, running: int, target: int, timer: Timer, now: float
+) -> Decision:
+    """The target from now on when a policy of the user's own wishes for `wish` replicas: what it says goes through the
+    same factors, bounds and delays, and never against what is known to do harm."""
+    asked = bounded(options, _scaled(options, wish, running, target) if running else math.ceil(wish - _EPSILON))
+    why = f"the policy says {wish:g}; ongoing requests: {demand.total:.2f}, running replicas: {running}"
+    if asked < target and not demand.complete:
+        return Decision(target, timer, f"{why}; held back: {_NOT_HEARD}", target, paused=True)
+    aim, held = _harmless(asked, demand, running, target)
+    why += f"; {asked} is held back: {held}" if held else ""
+    return _after_delay(options, aim, target, timer, now, why)
+
+
+def without_policy(
+    options: AutoscalingOptions, trouble: str, demand: Demand, running: int, target: int, timer: Timer
+) -> Decision:
+    """The policy is silent: all stays, except that a request at none is not left waiting."""
+    if running == 0 and target == 0 and demand.latest > 0.0:
+        return Decision(bounded(options, 1), Timer(), f"a request waits and the policy is silent: {trouble}", 1)
+    return Decision(target, timer, f"{target} stays: {trouble}", target, paused=True)
+
+
 def desired(
     options: AutoscalingOptions, demand: Demand, running: int, target: int, timer: Timer, now: float
 ) -> Decision:
@@ -64,7 +88,7 @@ def desired(
             return Decision(first, Timer(), f"a request waits and no replica is there; {seen}", first)
     asked = bounded(options, _asked(options, demand.total, running, target))
     if asked < target and not demand.complete:
-        why = f"{target} for {seen}; {asked} is held back: not every reporter was heard for one look-back"
+        why = f"{target} for {seen}; {asked} is held back: {_NOT_HEARD}"
         return Decision(target, timer, why, target, paused=True)
     aim, held = _harmless(asked, demand, running, target)
     why = f"{aim} for {seen}" + (f"; {asked} is held back: {held}" if held else "")
@@ -80,10 +104,12 @@ def bounded(options: AutoscalingOptions, replicas: int) -> int:
 
 
 def _asked(options: AutoscalingOptions, total: float, running: int, target: int) -> int:
-    """Ray's policy and factors."""
-    if running == 0:
-        return target
-    ideal = total / options.target_ongoing_requests
+    """Ray's policy."""
+    return _scaled(options, total / options.target_ongoing_requests, running, target) if running else target
+
+
+def _scaled(options: AutoscalingOptions, ideal: float, running: int, target: int) -> int:
+    """Ray's factors."""
     factor = options.upscaling_factor if ideal > running else options.downscaling_factor
     scaled = math.ceil(running + factor * (ideal - running) - _EPSILON)
     if math.ceil(ideal) < running and scaled == running:

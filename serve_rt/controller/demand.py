@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from serve_rt.model.ids import AppName, DeploymentKey, DeploymentName, VersionId
+from serve_rt.model.ids import AppName, DeploymentKey, DeploymentName, ReplicaId, VersionId
 from serve_rt.model.tally import Tally, together
 from serve_rt.pb import control_pb2 as pb
 
@@ -46,6 +46,8 @@ class NodeDemand:
     heard_at: float = 0.0
     tallies: Mapping[DeploymentKey, Mapping[VersionId, Tally]] = field(default_factory=dict)
     """How the requests of guarded deployments go on this node."""
+    stats: Mapping[ReplicaId, Mapping[str, float]] = field(default_factory=dict)
+    """What `record_autoscaling_stats` of its replicas said last."""
 
 
 def read_report(report: pb.AssignReport, now: float) -> NodeDemand:
@@ -55,7 +57,8 @@ def read_report(report: pb.AssignReport, now: float) -> NodeDemand:
             key = DeploymentKey(AppName(entry.app), DeploymentName(entry.deployment))
             counts[key] = counts.get(key, Counts()).plus(entry.queued, entry.ongoing)
     complete = report.demand_complete and all(reading.age_ms <= SILENT_S * 1000 for reading in report.demand)
-    return NodeDemand(counts, complete, now, _tallies(report))
+    stats = {ReplicaId(one.replica_id): dict(one.values) for one in report.stats}
+    return NodeDemand(counts, complete, now, _tallies(report), stats)
 
 
 def _tallies(report: pb.AssignReport) -> dict[DeploymentKey, dict[VersionId, Tally]]:
@@ -86,12 +89,16 @@ def all_heard(words: Iterable[NodeDemand | None], now: float) -> bool:
 class Series:
     """The demand of one deployment as a step function of time, as long as the look-back period."""
 
-    def __init__(self, now: float) -> None:
-        self._points: deque[tuple[float, float]] = deque([(now, 0.0)])
+    def __init__(self, now: float, value: float = 0.0) -> None:
+        self._points: deque[tuple[float, float]] = deque([(now, value)])
 
     @property
     def latest(self) -> float:
         return self._points[-1][1]
+
+    def points(self, count: int) -> list[tuple[float, float]]:
+        """The last `count` changes, each with its time."""
+        return list(self._points)[-count:]
 
     def note(self, value: float, now: float) -> None:
         at, last = self._points[-1]

@@ -20,6 +20,7 @@ from serve_rt.config.protections import Protection, enabled
 from serve_rt.controller.apply import apply
 from serve_rt.controller.demand import all_tallies
 from serve_rt.controller.plan import Action, Plan, PublishRoute, SaveDeployment, describe
+from serve_rt.controller.policies import Policies
 from serve_rt.controller.push import Pusher
 from serve_rt.controller.reconcile import reconcile
 from serve_rt.controller.scaling import Scaling
@@ -62,6 +63,7 @@ class ControlLoop:
         told = (self._wake.set, self._demand_changed.set, self._deposed)
         self._pusher = Pusher(token, leadership.epoch, *told, clock)
         self._scaling = Scaling(clock.monotonic())
+        self._policies = Policies(self._scaling, lambda: mirror.cluster, token, clock, self._demand_changed.set)
         self._held_since: float | None = None
         """Since when routes are gathered that may wait for others."""
         self._went_back_seen: set[tuple[NodeId, str]] = set()
@@ -76,15 +78,18 @@ class ControlLoop:
         unsubscribe: Callable[[], None] = self._mirror.subscribe(lambda _: self._wake.set())
         deciding = asyncio.create_task(self._decide_for_ever(), name="control loop")
         scaling = asyncio.create_task(self._watch_demand(), name="control loop: demand")
+        asking = asyncio.create_task(self._policies.run(), name="control loop: policies")
         losing = asyncio.create_task(self._leadership.lost.wait(), name="control loop: leadership lost")
         try:
-            await asyncio.wait({deciding, scaling, losing}, return_when=asyncio.FIRST_COMPLETED)
-            for task in (deciding, scaling):
+            await asyncio.wait({deciding, scaling, asking, losing}, return_when=asyncio.FIRST_COMPLETED)
+            for task in (deciding, scaling, asking):
                 if task.done():
                     task.result()
         finally:
             unsubscribe()
-            await cancel_and_wait(deciding, scaling, losing)  # at once: a deposed leader must not finish what it began
+            await cancel_and_wait(
+                deciding, scaling, asking, losing
+            )  # at once: a deposed leader must not finish what it began
             await self._pusher.close()
 
     def scaling_overview(self, app: AppName | None) -> ScalingOverview:

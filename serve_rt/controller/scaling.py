@@ -9,12 +9,15 @@ it has looked back for one whole period.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
-from serve_rt.controller.autoscale import Decision, Demand, Timer, delay_of, desired
+from serve_rt.controller.autoscale import Decision, Demand, Timer, by_policy, delay_of, desired, without_policy
 from serve_rt.controller.demand import NodeDemand, Peak, Series, all_heard
+from serve_rt.controller.policy_wishes import Question, Wishes, config_json, policy_of
 from serve_rt.controller.rollout import replicas_wanted, rescale
 from serve_rt.controller.scaling_notes import due_note
 from serve_rt.controller.scaling_wave import Wave
@@ -35,6 +38,15 @@ class _Watched:
     wave: Wave = field(default_factory=Wave)
     said: tuple[int, int] = (0, 0)
     seen: DeploymentScaling | None = None
+    up_at: float | None = None
+    down_at: float | None = None
+
+    def moved(self, direction: int, now: float) -> None:
+        self.wave.moved(direction, now)
+        if direction > 0:
+            self.up_at = now
+        else:
+            self.down_at = now
 
 
 class Scaling:
@@ -46,9 +58,11 @@ class Scaling:
         self._watched: dict[DeploymentKey, _Watched] = {}
         self.notes: dict[DeploymentKey, ScalingMemory] = {}
         """What the last look found worth saving."""
+        self.wishes = Wishes()
 
     def look(self, cluster: Cluster, words: Mapping[NodeId, NodeDemand], now: float) -> dict[DeploymentKey, int]:
         """Targets that should change. Asked twice at one time the answer is the same."""
+        self.wishes.note_stats(words.values(), now)
         heard = all_heard((words.get(node) for node in cluster.nodes), now)
         targets: dict[DeploymentKey, int] = {}
         self.notes = {}
@@ -64,22 +78,74 @@ class Scaling:
             complete = heard and now - self._since >= options.look_back_period_s
             decision = self._decide(cluster, memory, options, watched, complete, now)
             watched.seen = replace(
-                self._explain(memory, options, watched, decision, now),
+                self._explain(cluster, memory, watched, decision, now),
                 running=_running(cluster, key),
                 queued=sum(count.queued for count in counts),
                 ongoing=sum(count.ongoing for count in counts),
                 complete=complete,
+                stats=self.wishes.latest(key),
             )
             if rescale(memory, decision.target, 0.0) is not memory:  # else nothing changes, or not in this phase
                 targets[key] = decision.target
-                watched.wave.moved(1 if decision.target > replicas_wanted(memory) else -1, now)
+                watched.moved(1 if decision.target > replicas_wanted(memory) else -1, now)
                 self._say(memory, watched, decision)
             note = due_note(memory, options, watched.timer, now)
+            state = self.wishes.state_to_save(memory, now)
+            if state is not None:
+                note = replace(note or memory.scaling, policy_state_json=state)
             if note is not None:
                 self.notes[key] = note
         for gone in self._watched.keys() - scaled.keys():
             del self._watched[gone]
+            self.wishes.known.pop(gone, None)
         return targets
+
+    def questions(self, cluster: Cluster, now: float, now_wall: float) -> list[Question]:
+        """What the policies of the users' own are to be asked now."""
+        single: list[Question] = []
+        together: dict[AppName, list[DeploymentMemory]] = {}
+        for key in sorted(self._watched.keys() & cluster.deployments.keys()):
+            memory = cluster.deployments[key]
+            policy, of_application = policy_of(cluster, memory)
+            if policy is None:
+                continue
+            if of_application:
+                together.setdefault(key.app, []).append(memory)
+            else:
+                context = self._context(cluster, memory, now, now_wall)
+                single.append(Question(policy, memory.target.code, (key,), (context,), application=False))
+        for memories in together.values():
+            policy, _ = policy_of(cluster, memories[0])
+            assert policy is not None, "it was there a moment ago"
+            contexts = tuple(self._context(cluster, memory, now, now_wall) for memory in memories)
+            keys = tuple(memory.key for memory in memories)
+            single.append(Question(policy, memories[0].target.code, keys, contexts, application=True))
+        return single
+
+    def _context(self, cluster: Cluster, memory: DeploymentMemory, now: float, now_wall: float) -> dict[str, Any]:
+        options, watched = memory.target.options.autoscaling, self._watched[memory.key]
+        assert options is not None and watched.seen is not None, "only what is watched is asked about"
+        seen, route = watched.seen, cluster.routes.get(memory.key)
+        offset = now_wall - now
+        return {
+            "deployment_name": memory.deployment,
+            "app_name": memory.app,
+            "current_num_replicas": seen.running,
+            "target_num_replicas": seen.target,
+            "running_replicas": [one.replica_id for one in route.replicas] if route is not None else [],
+            "total_num_requests": seen.total,
+            "total_queued_requests": min(seen.queued, seen.total),
+            "total_running_requests": max(0.0, seen.total - seen.queued),
+            "aggregated_metrics": self.wishes.metrics(memory.key, options, now),
+            "raw_metrics": self.wishes.raw(memory.key, offset),
+            "capacity_adjusted_min_replicas": options.min_replicas,
+            "capacity_adjusted_max_replicas": options.max_replicas,
+            "policy_state": json.loads(self.wishes.of(memory, now).state_json),
+            "last_scale_up_time": watched.up_at + offset if watched.up_at is not None else None,
+            "last_scale_down_time": watched.down_at + offset if watched.down_at is not None else None,
+            "current_time": now_wall,
+            "config": config_json(options),
+        }
 
     def overview(self, cluster: Cluster, app: AppName | None = None) -> ScalingOverview:
         """What the last look saw, and would do."""
@@ -110,7 +176,15 @@ class Scaling:
         in_sight_s = watched.wave.in_sight_s(options.look_back_period_s, now) if self._learns else 0.0
         peak = watched.peak.note(total, max(options.look_back_period_s, in_sight_s), now)
         demand = Demand(total, watched.series.latest, peak, complete)
-        decision = desired(options, demand, _running(cluster, memory.key), replicas_wanted(memory), watched.timer, now)
+        running, before, timer = _running(cluster, memory.key), replicas_wanted(memory), watched.timer
+        wish = self.wishes.of(memory, now)
+        if policy_of(cluster, memory)[0] is None:
+            decision = desired(options, demand, running, before, timer, now)
+        elif wish.holds(now) and wish.replicas is not None:
+            decision = by_policy(options, wish.replicas, demand, running, before, timer, now)
+        else:
+            silent = wish.trouble or "the policy has not answered for a while"
+            decision = without_policy(options, silent, demand, running, before, timer)
         passed_s, watched.looked_at = now - watched.looked_at, now
         watched.timer = decision.timer
         if decision.paused and watched.timer.direction:
@@ -118,8 +192,10 @@ class Scaling:
         return decision
 
     def _explain(
-        self, memory: DeploymentMemory, options: AutoscalingOptions, watched: _Watched, decision: Decision, now: float
+        self, cluster: Cluster, memory: DeploymentMemory, watched: _Watched, decision: Decision, now: float
     ) -> DeploymentScaling:
+        options = memory.target.options.autoscaling
+        assert options is not None, "only what scales is looked at"
         before, timer = replicas_wanted(memory), watched.timer
         wait_s = None
         if decision.aim != before:
@@ -141,7 +217,7 @@ class Scaling:
             peak=watched.peak.highest,
             complete=False,
             why=decision.why,
-            policy=options.policy,
+            policy=policy.name if (policy := policy_of(cluster, memory)[0]) is not None else "",
         )
 
     def _say(self, memory: DeploymentMemory, watched: _Watched, decision: Decision) -> None:

@@ -84,11 +84,6 @@ def _check_deployment(spec: DeploymentSpec) -> None:
         raise ConfigError(f"{where}: resources must not be negative: {asked}")
     if asked.milli_gpu > WHOLE and asked.milli_gpu % WHOLE:
         raise ConfigError(f"{where}: num_gpus={asked.milli_gpu / WHOLE:g}: above 1 only whole numbers can be given")
-    if options.autoscaling is not None and options.autoscaling.policy:
-        raise ConfigError(
-            f"{where}: autoscaling policy {options.autoscaling.policy!r}: policies of your own are not available yet; "
-            "leave `policy` out to scale by target_ongoing_requests"
-        )
     if options.max_surge_percent < 0 or options.max_unavailable < 0:
         raise ConfigError(f"{where}: max_surge_percent and max_unavailable must not be negative")
 

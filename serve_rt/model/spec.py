@@ -22,6 +22,17 @@ class Placement(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class PolicySpec:
+    """An autoscaling policy of the user's own; it runs in a process of its own on the leader's machine."""
+
+    name: str
+    """Import path `module:name`."""
+    kwargs_json: str = "{}"
+    payload: BlobDigest | None = None
+    """Blob with the pickled callable where it was given as an object; None: imported by its name."""
+
+
+@dataclass(frozen=True, slots=True)
 class AutoscalingOptions:
     """Ray's knobs and defaults; the policy acts on them, a fixed deployment has None instead."""
 
@@ -37,8 +48,8 @@ class AutoscalingOptions:
     downscale_delay_s: float = 600.0
     downscale_to_zero_delay_s: float | None = None
     aggregation_function: str = "mean"
-    policy: str = ""
-    """Import path of a custom policy, "" for the default one."""
+    policy: PolicySpec | None = None
+    """None: follow target_ongoing_requests."""
 
     def start_replicas(self) -> int:
         return self.initial_replicas if self.initial_replicas is not None else max(1, self.min_replicas)
@@ -132,6 +143,8 @@ class ApplicationSpec:
     """The deploys before this one, newest first: one that is asked again must not undo what came after it."""
     reborn_at: int = 0
     """Revision at which an application of this name was last deleted: what ran before is not part of this one."""
+    autoscaling_policy: PolicySpec | None = None
+    """Decides for all deployments of the application that scale, instead of their own policies."""
     restores: int = 0
     """The number of the version that a rollback asked for; 0: this was asked for by a deploy."""
     schema: int = 1

@@ -19,6 +19,7 @@ from serve_rt.api.replica_context import ReplicaContext
 from serve_rt.errors import ConfigError
 from serve_rt.model.starts import ReplicaStart
 from serve_rt.multiplex.decorator import unload_all
+from serve_rt.replica.autoscaling_stats import AutoscalingStats
 from serve_rt.replica.constructing import Constructed, construct, reconfigure
 from serve_rt.replica.dispatch import Dispatch
 from serve_rt.replica.failures import sentence, users_traceback
@@ -53,6 +54,7 @@ class Lifecycle:
         tasks: TaskOwner,
     ) -> None:
         self.reports = Reports(start.assignment.replica_id, start.incarnation)
+        self.autoscaling_stats = AutoscalingStats()
         self._start = start
         self._context = context
         self._service = service
@@ -139,6 +141,7 @@ class Lifecycle:
         self._dispatch.install(done.code, state)
         self._service.set_accepting(True)
         self.reports.move(Phase.READY, imports=done.imports, constructor_s=done.took_s)
+        self._tasks.start(self.autoscaling_stats.record(done.code, self._user_loop), name="autoscaling stats")
         log.info("ready after %.3f s", done.took_s, extra={"action": "replica_ready"})
         return True
 

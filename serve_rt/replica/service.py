@@ -54,6 +54,7 @@ class ReplicaService:
             slots_taken=self._streams.ongoing,
             calls_queued=calls_queued,
             calls_ongoing=calls_ongoing,
+            autoscaling_stats=self._lifecycle.autoscaling_stats.latest,
         )
 
     async def check_health(self, _request: pb.CheckHealthRequest, _context: Context) -> pb.CheckHealthReply:

@@ -10,13 +10,14 @@ import sys
 import apps  # type: ignore[import-not-found]  # a copy of apps.py lies beside the copy of this file
 import cancel_apps  # type: ignore[import-not-found]  # likewise
 import chain_apps  # type: ignore[import-not-found]  # likewise
+import scaling_apps  # type: ignore[import-not-found]  # likewise
 
 import serve_rt as serve
 
 
 def main() -> None:
     wanted = json.loads(sys.argv[1])
-    builders = {**chain_apps.BUILDERS, **cancel_apps.BUILDERS}
+    builders = {**chain_apps.BUILDERS, **cancel_apps.BUILDERS, **scaling_apps.BUILDERS}
     if (builder := builders.get(wanted["kind"])) is not None:
         application = builder(wanted["options"], **wanted["arguments"])
     else:

@@ -207,7 +207,7 @@ class LocalCluster:
         self.site_packages = self.folder / "site-packages"
         """On the import path of every process of the cluster: a test may install a package here."""
         self.site_packages.mkdir()
-        for name in ("apps.py", "chain_apps.py", "cancel_apps.py", "deploy.py"):
+        for name in ("apps.py", "chain_apps.py", "cancel_apps.py", "scaling_apps.py", "deploy.py"):
             shutil.copy(HERE / name, self._app_folder / name)
 
     def _env(self, state: Path) -> dict[str, str]:

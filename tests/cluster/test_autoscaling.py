@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
 
 from tests.cluster.conftest import ClusterFactory, Show
 from tests.cluster.harness import LocalCluster
 from tests.cluster.processes import eventually
+from tests.load.outcomes import Report
 from tests.load.process import LoadProcess
 
 OPTIONS = {
@@ -91,3 +95,60 @@ def _change_leader(cluster: LocalCluster) -> None:
     (old,) = cluster.node.handles("controller")
     old.process.signal(signal.SIGTERM)
     eventually(lambda: cluster.node.handles("controller") not in ([], [old]), 10, "another controller")
+
+
+def test_a_policy_of_the_users_own_follows_what_replicas_report(cluster_of: ClusterFactory) -> None:
+    """Its code is in the user's folder only: it comes with the application, to a process beside the leader."""
+    cluster = cluster_of()
+    cluster.deploy("queue")
+    cluster.await_replicas(1)
+    cluster.node.http("/?depth=30")
+    cluster.await_replicas(3)
+    told = cluster.cli("autoscale", "--dry-run", "default").stdout
+    assert "policy:   scaling_apps:ByDepth" in told and "depth=30" in told and "would stay at 3" in told, told
+
+    for _ in range(40):  # until each of the three was told
+        cluster.node.http("/?depth=-1")
+    eventually(lambda: "a depth below nothing" in cluster.cli("autoscale", "--dry-run").stdout, 20, "the error is told")
+    cluster.await_replicas(3)
+    _change_leader(cluster)
+    for _ in range(40):
+        cluster.node.http("/?depth=10")
+    cluster.await_replicas(1, timeout_s=30)
+
+
+def _scaled_down_again_and_again(cluster: LocalCluster, times: int) -> Report:
+    cluster.deploy("echo", num_replicas=6, arguments={"sleep_ms": 100})
+    with LoadProcess(cluster.node.http_port, rate_per_s=25) as load:
+        for _ in range(times):
+            cluster.await_replicas(6)
+            cluster.deploy("echo", num_replicas=1, arguments={"sleep_ms": 100})
+            eventually(lambda: len(cluster.node.replicas()) == 1, 20, "five are gone")
+            cluster.deploy("echo", num_replicas=6, arguments={"sleep_ms": 100})
+    return load.report
+
+
+def test_six_to_one_under_load_loses_nothing(cluster_of: ClusterFactory, show: Show) -> None:
+    report = _scaled_down_again_and_again(cluster_of(), 1)
+    show("scale-down 6 to 1", report)
+    assert report.lost == 0 and report.refused == 0 and report.ok, report.summary()
+
+
+@pytest.mark.chaos
+def test_six_to_one_ten_times_loses_nothing(cluster_of: ClusterFactory, show: Show) -> None:
+    report = _scaled_down_again_and_again(cluster_of(), 10)
+    show("scale-down 6 to 1, ten times", report)
+    assert report.lost == 0 and report.refused == 0 and report.ok, report.summary()
+
+
+def test_a_hundred_first_requests_start_one_replica(cluster_of: ClusterFactory) -> None:
+    """All are held, all are answered; the others would follow after the delay, which is long here."""
+    cluster = cluster_of()
+    knobs = OPTIONS | {"max_replicas": 10, "upscale_delay_s": 60}
+    cluster.deploy("echo", autoscaling_config=knobs, arguments={"sleep_ms": 5})
+    _await_running(cluster, 0)
+    with ThreadPoolExecutor(100) as clients:
+        answers = list(clients.map(lambda n: cluster.node.http(f"/?nonce={n}")[0], range(100)))
+    assert answers == [200] * 100
+    started = cluster.node.logs(10_000).count("kind=replica")
+    assert started == 2, "the first one after the deploy, and one for all of the hundred"

@@ -8,8 +8,6 @@ import pytest
 
 from serve_rt.controller.rollout import replicas_wanted
 from serve_rt.controller.scaling import Scaling
-from serve_rt.controller.validate import check_application
-from serve_rt.errors import ConfigError
 from serve_rt.model.ids import AppName, DeploymentKey
 from serve_rt.model.spec import AutoscalingOptions
 from tests.controller.world import World, application, deployment_spec, node_record
@@ -153,9 +151,3 @@ def test_what_it_would_do_is_told_before_it_does() -> None:
     assert (seen.target, seen.aim, seen.running, seen.ongoing, seen.complete) == (1, 4, 1, 8, True)
     assert seen.wait_s is not None and 40.0 <= seen.wait_s <= 46.0 and "must hold for 60 s" in seen.why
     assert world.scaling.overview(world.cluster, AppName("other")).deployments == ()
-
-
-def test_a_policy_of_the_users_own_is_refused_by_name() -> None:
-    spec = deployment_spec("d", autoscaling=AutoscalingOptions(policy="mine:policy"))
-    with pytest.raises(ConfigError, match="mine:policy"):
-        check_application(application("x", spec), 100)

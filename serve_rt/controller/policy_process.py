@@ -1,0 +1,125 @@
+"""The process of one autoscaling policy of the user's own: `python -m serve_rt.controller.policy_process`.
+
+The leader starts it (`policy_host`) and owns its standard input: one JSON line says what to load, then each line is a
+question and gets one line of answer. Here, in replicas, and nowhere else user code is imported and unpickled: the
+controller reads numbers and JSON text. It ends when its input ends, also in the middle of a policy that never returns.
+"""
+
+from __future__ import annotations
+
+import base64
+import importlib
+import inspect
+import json
+import math
+import os
+import queue
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any, TextIO
+
+from serve_rt.config.autoscaling import AutoscalingContext, DeploymentID, context_of
+
+Policy = Callable[[Any], Any]  # Any: a context or a dict of them in, user code's answer out
+
+
+def main() -> None:
+    os.nice(5)
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what the policy prints is no answer
+    lines: queue.Queue[str] = queue.Queue(maxsize=16)
+    threading.Thread(target=_read, args=(lines,), name="input", daemon=True).start()
+    policy = _loaded(json.loads(lines.get()), answers)
+    while policy is not None:
+        _tell(answers, _answer(policy, json.loads(lines.get())))
+
+
+def _read(lines: queue.Queue[str]) -> None:
+    for line in sys.stdin:
+        lines.put(line)
+    os._exit(0)  # the leader is gone
+
+
+def _tell(answers: TextIO, value: Mapping[str, Any]) -> None:
+    print(json.dumps(value), file=answers, flush=True)
+
+
+def _loaded(order: Mapping[str, Any], answers: TextIO) -> Policy | None:
+    try:
+        policy = load(order)
+    except Exception:  # user code: told to the user
+        _tell(answers, {"error": traceback.format_exc(limit=-8)})
+        return None
+    _tell(answers, {"loaded": True})
+    return policy
+
+
+def load(order: Mapping[str, Any]) -> Policy:
+    """The callable that `order` names. A class is instantiated once with the policy's kwargs, a function gets them at
+    each call."""
+    if order["code"]:
+        sys.path.insert(0, order["code"])
+    if order["payload"]:
+        from serve_rt.api.payload import unpack
+
+        target: Any = unpack(base64.b64decode(order["payload"])).target
+    else:
+        target = _imported(order["name"])
+    kwargs = json.loads(order["kwargs_json"])
+    if inspect.isclass(target):
+        target, kwargs = target(**kwargs), {}
+    return lambda given: target(given, **kwargs)
+
+
+def _imported(path: str) -> Any:
+    module, _, name = path.partition(":") if ":" in path else path.rpartition(".")
+    found: Any = importlib.import_module(module)
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def _answer(policy: Policy, question: Mapping[str, Any]) -> dict[str, Any]:
+    contexts = [context_of(values) for values in question["contexts"]]
+    try:
+        decided = _of_application(policy, contexts) if question["application"] else [_of_one(policy, contexts[0])]
+        return {"replicas": [number for number, _ in decided], "states": [state for _, state in decided]}
+    except Exception:  # user code
+        return {"error": traceback.format_exc(limit=-8)}
+
+
+def _of_one(policy: Policy, ctx: AutoscalingContext) -> tuple[float | None, str]:
+    number, state = policy(ctx)
+    return _number(number), _state(state)
+
+
+def _of_application(policy: Policy, contexts: list[AutoscalingContext]) -> list[tuple[float | None, str]]:
+    """What the answer leaves out stays as it is."""
+    numbers, states = policy({ctx.deployment_id: ctx for ctx in contexts})
+    unknown = set(numbers) - {ctx.deployment_id for ctx in contexts}
+    if unknown:
+        raise ValueError(f"the policy decided on deployments that are not there: {', '.join(map(str, unknown))}")
+    return [_picked(ctx.deployment_id, numbers, states or {}, ctx.policy_state) for ctx in contexts]
+
+
+def _picked(
+    one: DeploymentID, numbers: Mapping[DeploymentID, Any], states: Mapping[DeploymentID, Any], state: Any
+) -> tuple[float | None, str]:
+    return (_number(numbers[one]) if one in numbers else None), _state(states.get(one, state))
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+        raise TypeError(f"a policy returns (number of replicas, state); the number was {value!r}")
+    return float(value)
+
+
+def _state(value: Any) -> str:
+    """*Errors*: TypeError for what is not JSON: it would not survive this process."""
+    return json.dumps(value or {})
+
+
+if __name__ == "__main__":
+    main()
