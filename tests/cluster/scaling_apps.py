@@ -52,7 +52,11 @@ class Queue:
 
 def queue(options: Mapping[str, Any]) -> serve.Application:
     policy = {"policy_function": ByDepth, "policy_kwargs": {"each": 10}}
-    return Queue.options(autoscaling_config={**KNOBS, "policy": policy}, **options).bind()
+    deployment: Any = Queue  # a Deployment, which the class decorator does not tell
+    application: serve.Application = deployment.options(
+        autoscaling_config={**KNOBS, "policy": policy}, **options
+    ).bind()
+    return application
 
 
 BUILDERS = {"queue": queue}
