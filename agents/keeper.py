@@ -27,6 +27,7 @@ from serve_rt.config.protections import Protection, enabled
 from serve_rt.errors import ServeException
 from serve_rt.model.ids import ReplicaId
 from serve_rt.model.replica import Assignment, Goal, Observed, ReplicaState
+from serve_rt.model.spec import LoggingOptions
 from serve_rt.pb import replica_pb2 as pb
 
 log = logging.getLogger(__name__)
@@ -106,6 +107,7 @@ class Keeper:
             devices=self.copy.assignment.devices,
             goal=self.copy.assignment.goal,
             user_config_json=self.copy.applied_user_config_json,
+            docs_path=self.copy.docs_path,
         )
 
     def take(self, copy: Copy) -> None:
@@ -193,6 +195,7 @@ class Keeper:
         now = self._clock.monotonic()
         if report.phase == pb.REPLICA_PHASE_READY:
             first = self.record.state is ReplicaState.STARTING
+            self.copy = replace(self.copy, docs_path=report.docs_path)
             self._set(life_cycle.ready(self.record, now))
             if first:
                 log.info(
@@ -334,28 +337,35 @@ class Keeper:
             self.copy,
             applied_user_config_json=options.user_config_json,
             applied_max_ongoing=options.max_ongoing_requests,
+            applied_logging=options.logging,
         )
 
     def _reconfigure_if_due(self) -> None:
         options = self.copy.assignment.spec.options
-        wanted = (options.user_config_json, options.max_ongoing_requests)
-        applied = (self.copy.applied_user_config_json, self.copy.applied_max_ongoing)
+        wanted = (options.user_config_json, options.max_ongoing_requests, options.logging)
+        applied = (self.copy.applied_user_config_json, self.copy.applied_max_ongoing, self.copy.applied_logging)
         ready = self.record.state is ReplicaState.READY and self.copy.assignment.goal is Goal.RUN
         if ready and wanted != applied and not self._reconfiguring and self._link is not None:
             self._reconfiguring = True
             self._tasks.start(self._reconfigure(*wanted), name="reconfigure")
 
-    async def _reconfigure(self, user_config_json: str | None, max_ongoing: int) -> None:
+    async def _reconfigure(self, user_config_json: str | None, max_ongoing: int, logging: LoggingOptions) -> None:
         link = self._link
         try:
             if link is None:
                 return
             timeout_s = self.copy.assignment.spec.options.startup_timeout_s
-            error = await link.reconfigure(user_config_json, max_ongoing, timeout_s)
+            changed = user_config_json if user_config_json != self.copy.applied_user_config_json else None
+            error = await link.reconfigure(changed, max_ongoing, logging, timeout_s)
             if error:
                 self._do(Kill(f"reconfigure failed: {error}"))
                 return
-            self.copy = replace(self.copy, applied_user_config_json=user_config_json, applied_max_ongoing=max_ongoing)
+            self.copy = replace(
+                self.copy,
+                applied_user_config_json=user_config_json,
+                applied_max_ongoing=max_ongoing,
+                applied_logging=logging,
+            )
             log.info("%s took its new configuration", self.replica_id, extra={"action": "replica_reconfigured"})
             self._saved_change()
         except ServeException as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import urllib.parse
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from serve_rt.agents.life_cycle import Record
@@ -17,6 +17,7 @@ from serve_rt.config.paths import StateDir, write_atomically
 from serve_rt.errors import ConfigError
 from serve_rt.model.ids import ReplicaId
 from serve_rt.model.replica import Assignment, ReplicaState
+from serve_rt.model.spec import LoggingOptions
 from serve_rt.wire import records
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,9 @@ class Copy:
     applied_user_config_json: str | None = None
     """What the running process has been given, at its start or by Reconfigure."""
     applied_max_ongoing: int = 0
+    applied_logging: LoggingOptions = field(default_factory=LoggingOptions)
+    docs_path: str = ""
+    """As the running process reported it."""
     schema: int = 1
 
     def record(self) -> Record:

@@ -19,7 +19,9 @@ from serve_rt.aio import Backoff, TaskOwner
 from serve_rt.credentials import ClusterToken, control_channel
 from serve_rt.errors import ServeException, UnavailableError
 from serve_rt.model.ids import ReplicaId
+from serve_rt.model.spec import LoggingOptions
 from serve_rt.pb import replica_pb2 as pb
+from serve_rt.wire import records
 from serve_rt.wire.errors import from_rpc_error
 from serve_rt.wire.services import Stub
 
@@ -61,12 +63,15 @@ class ReplicaLink:
         reply: pb.CheckHealthReply = await self._call("CheckHealth", pb.CheckHealthRequest(), timeout_s)
         return reply
 
-    async def reconfigure(self, user_config_json: str | None, max_ongoing_requests: int, timeout_s: float) -> str:
+    async def reconfigure(
+        self, user_config_json: str | None, max_ongoing_requests: int, logging_options: LoggingOptions, timeout_s: float
+    ) -> str:
         """The error's text, "" when it took the new configuration."""
         request = pb.ReconfigureRequest(
             user_config_json=user_config_json or "",
             has_user_config=user_config_json is not None,
             max_ongoing_requests=max_ongoing_requests,
+            logging_json=records.encode(logging_options).decode(),
         )
         reply: pb.ReconfigureReply = await self._call("Reconfigure", request, timeout_s)
         return reply.error

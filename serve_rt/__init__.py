@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     )
     from serve_rt.api.request_context import cancelled, get_multiplexed_model_id, get_trace_context
     from serve_rt.api.run import (
-        RunTarget,
         _run,
         _run_many,
         delete,
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
         start,
         status,
     )
+    from serve_rt.api.targets import RunTarget
     from serve_rt.batching.decorator import batch
     from serve_rt.config.accepted import ControllerOptions, TracingConfig
     from serve_rt.config.options import HTTPOptions
@@ -82,6 +82,7 @@ _HOMES = {
     "get_multiplexed_model_id": "api.request_context",
     "get_trace_context": "api.request_context",
     "ingress": "api.ingress",
+    "RunTarget": "api.targets",
     "batch": "batching.decorator",
     "multiplexed": "multiplex.decorator",
     "HTTPOptions": "config.options",

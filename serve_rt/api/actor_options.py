@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
+from serve_rt.config.options import nearest
 from serve_rt.errors import ConfigError
 from serve_rt.model.resources import Resources
 
@@ -30,12 +30,9 @@ def checked_actor_options(name: str, value: Any) -> Mapping[str, Any]:
         raise TypeError(f"{name} must be a dictionary, got {type(value).__name__}.")
     for key in value:
         if key not in ALLOWED:
-            near = difflib.get_close_matches(str(key), ALLOWED, 1)
-            raise ValueError(
-                f"Specifying '{key}' in ray_actor_options is not allowed. "
-                + (f"Did you mean '{near[0]}'? " if near else "")
-                + f"Allowed options: {', '.join(sorted(ALLOWED))}."
-            )
+            hint = nearest(key, ALLOWED)
+            known = "" if hint.startswith("Known") else f" Known: {', '.join(sorted(ALLOWED))}."
+            raise ValueError(f"Specifying '{key}' in ray_actor_options is not allowed. {hint}{known}")
     for key in ("resources", "label_selector"):
         if value.get(key) is not None and not isinstance(value[key], Mapping):
             raise TypeError(f"ray_actor_options: {key} must be a dictionary, got {type(value[key]).__name__}.")

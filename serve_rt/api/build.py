@@ -110,7 +110,10 @@ def _deployment(bound: BoundDeployment, ingress: str, app: AppOptions, blobs: _B
     import cloudpickle
 
     deployment = bound.deployment
-    options = _with_policy(deployment, resolve(deployment.given), blobs)
+    given = deployment.given
+    if app.logging_config is not None and given.get("logging_config") is None:
+        given = {**given, "logging_config": app.logging_config}
+    options = _with_policy(deployment, resolve(given), blobs)
     _check_hooks(deployment, options)
     packed = pack(Payload(deployment.func_or_class, bound.args, bound.kwargs))
     working_dir = _working_dir(deployment)

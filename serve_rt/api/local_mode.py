@@ -29,7 +29,7 @@ from serve_rt.model.routes import AppRoute, DeploymentRoute, RouteTable
 from serve_rt.pb import stream_pb2 as pb
 
 if TYPE_CHECKING:
-    from serve_rt.api.run import RunTarget
+    from serve_rt.api.targets import RunTarget
     from serve_rt.routing import Exchange, Outgoing
 
 READ_AHEAD = 16

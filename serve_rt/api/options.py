@@ -23,7 +23,7 @@ from serve_rt.config.options import (
     refuse_unknown,
 )
 from serve_rt.errors import ConfigError
-from serve_rt.model.spec import DEFAULT_MAX_ONGOING_REQUESTS, DeploymentOptions, GuardOptions
+from serve_rt.model.spec import DEFAULT_MAX_ONGOING_REQUESTS, DeploymentOptions, GuardOptions, LoggingOptions
 
 Given = Mapping[str, Any]
 """Options by today's names, as the user gave them; Any: each has a type of its own, checked here."""
@@ -76,6 +76,7 @@ def check_together(options: Given) -> None:
 def resolve(options: Given) -> DeploymentOptions:
     """The values a replica and the controller act on."""
     backpressure: BackpressureConfig = options.get("backpressure_config") or BackpressureConfig()
+    router: RequestRouterConfig = options.get("request_router_config") or RequestRouterConfig()
     actor_options = options.get("ray_actor_options") or {}
     autoscaling = _autoscaling(options)
     replicas = options.get("num_replicas")
@@ -95,8 +96,22 @@ def resolve(options: Given) -> DeploymentOptions:
         resources=resources_of(actor_options),
         env_vars=dict((actor_options.get("runtime_env") or {}).get("env_vars") or {}),
         labels=labels_of(actor_options),
+        logging=logging_of(options.get("logging_config")),
+        routing_stats_period_s=router.request_routing_stats_period_s,
+        routing_stats_timeout_s=router.request_routing_stats_timeout_s,
         user_config_json=None if user_config is None else json.dumps(user_config, sort_keys=True),
         **values,
+    )
+
+
+def logging_of(config: LoggingConfig | None) -> LoggingOptions:
+    config = config or LoggingConfig()
+    return LoggingOptions(
+        encoding=config.encoding,
+        level=str(config.log_level),
+        logs_dir=None if config.logs_dir is None else str(config.logs_dir),
+        access_log=config.enable_access_log,
+        standard_attributes=tuple(config.additional_log_standard_attrs),
     )
 
 

@@ -5,7 +5,8 @@ Set once by the replica process before the constructor runs; `servable_object` i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from serve_rt.errors import ServeException
@@ -36,6 +37,8 @@ class ReplicaContext:
     rank: ReplicaRank = ReplicaRank()
     world_size: int = 1
     gang_context: None = None
+    replica_metadata: Mapping[str, Any] = field(default_factory=dict)
+    """What `record_replica_metadata` gave."""
 
 
 _context: ReplicaContext | None = None

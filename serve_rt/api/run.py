@@ -14,7 +14,6 @@ import os
 import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,9 +22,18 @@ from serve_rt.api.build import AppOptions, build
 from serve_rt.api.deployment import Application
 from serve_rt.api.replica_context import find_replica_context
 from serve_rt.api.session import Session
+from serve_rt.api.targets import RunTarget, check_apart, check_target
 from serve_rt.api.waiting import reachable, until_deleted, until_routed, until_running
 from serve_rt.config.accepted import ControllerOptions, TracingConfig
-from serve_rt.config.options import AutoscalingPolicy, HTTPOptions, LoggingConfig, ProxyLocation, checked, gRPCOptions
+from serve_rt.config.options import (
+    AutoscalingPolicy,
+    HTTPOptions,
+    LoggingConfig,
+    ProxyLocation,
+    checked,
+    gRPCOptions,
+    nearest,
+)
 from serve_rt.errors import ConfigError, NoClusterError, ServeException
 from serve_rt.handle import DeploymentHandle
 from serve_rt.handle.lookup import exists, ingress_of
@@ -35,19 +43,13 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 _NODES_OWN = ("root_path", "request_timeout_s", "keep_alive_timeout_s", "limits")
 """Of the http_options: what becomes a flag of the agent besides where it listens."""
+_START = (
+    "proxy_location", "http_options", "grpc_options", "logging_config", "tracing_config", "controller_options",
+)  # fmt: skip
+_logging: LoggingConfig | None = None
+"""What serve.start was told; for applications run afterwards that say nothing themselves."""
 _http: HTTPOptions | None = None
 """What serve.start was told; the request timeout holds for applications run afterwards."""
-
-
-@dataclass(frozen=True)
-class RunTarget:
-    target: Application
-    name: str = "default"
-    route_prefix: str | None = "/"
-    logging_config: LoggingConfig | dict[str, Any] | None = None
-    external_scaler_enabled: bool = False
-    autoscaling_policy: AutoscalingPolicy | Mapping[str, Any] | None = None
-    """Ours in Python (Ray has it in YAML only): decides for all deployments of the application that scale."""
 
 
 def start(
@@ -67,9 +69,9 @@ def start(
         if name in ("http_host", "http_port", "http_middlewares"):
             raise ValueError(f"{name} is deprecated, please use serve.start(http_options={{...}}) instead.")
         if name not in ("detached", "dedicated_cpu"):
-            raise TypeError(f"serve.start() got an unexpected keyword argument {name!r}")
-    if logging_config is not None:
-        checked(LoggingConfig, logging_config, "logging_config")
+            raise TypeError(f"serve.start() got an unexpected keyword argument {name!r}. {nearest(name, _START)}")
+    global _logging
+    logs = None if logging_config is None else checked(LoggingConfig, logging_config, "logging_config")
     if tracing_config is not None and checked(TracingConfig, tracing_config, "tracing_config").enabled:
         raise ConfigError("tracing_config with enabled=True is not supported: set OpenTelemetry up in the constructor.")
     if controller_options is not None:
@@ -77,6 +79,7 @@ def start(
     if grpc_options is not None and checked(gRPCOptions, grpc_options, "grpc_options").grpc_servicer_functions:
         raise ValueError("grpc_options.grpc_servicer_functions is not supported: there is no gRPC ingress yet.")
     http = checked(HTTPOptions, http_options, "http_options") if http_options is not None else HTTPOptions()
+    _logging = logs
     _start(http, _location(proxy_location) or http.proxy_location() or ProxyLocation.EveryNode)
 
 
@@ -205,6 +208,8 @@ def _run_many(
         raise ValueError("No applications provided.")
     for one in targets:
         check_target(one)
+        _logging_for(one)
+    check_apart(targets)
     if _local_testing_mode or os.environ.get("SERVE_FORCE_LOCAL_TESTING_MODE") == "1":
         from serve_rt.api.local_mode import run_local
 
@@ -218,6 +223,7 @@ def _run_many(
             deploy_id=uuid.uuid4().hex,
             request_timeout_s=_http.request_timeout_s if _http is not None else None,
             import_path=import_path,
+            logging_config=_logging_for(one),
             code_root=code_root,
             autoscaling_policy=_policy(one),
         )
@@ -240,6 +246,11 @@ def _policy(one: RunTarget) -> AutoscalingPolicy | None:
     return checked(AutoscalingPolicy, given, "autoscaling_policy") if given is not None else None
 
 
+def _logging_for(one: RunTarget) -> LoggingConfig | None:
+    """The application's, else what serve.start was told."""
+    return _logging if one.logging_config is None else checked(LoggingConfig, one.logging_config, "logging_config")
+
+
 def _start_if_needed() -> Session:
     sessions.show_logs()
     return sessions.find() or _start(_http or HTTPOptions(), ProxyLocation.EveryNode)
@@ -248,25 +259,6 @@ def _start_if_needed() -> Session:
 def url_of(session: Session, route_prefix: str) -> str:
     prefix = "" if route_prefix == "/" else route_prefix
     return f"{reachable(session.identity.http_address)}{prefix}/"
-
-
-def check_target(one: RunTarget) -> None:
-    """*Errors*: ServeException, TypeError, ValueError in Ray's words."""
-    if not isinstance(one.name, str) or not one.name:
-        raise ServeException("Application name must a non-empty string.")
-    if "#" in one.name or "/" in one.name:
-        raise ValueError(f"Application name {one.name!r} must not contain '#' or '/'.")
-    if not isinstance(one.target, Application):
-        raise TypeError("`serve.run` expects an `Application` returned by `Deployment.bind()`.")
-    prefix = one.route_prefix
-    if prefix is None:
-        return
-    if not isinstance(prefix, str) or not prefix.startswith("/"):
-        raise ValueError(f"Invalid route_prefix '{prefix}', must start with '/'.")
-    if prefix != "/" and prefix.endswith("/"):
-        raise ValueError(f"Invalid route_prefix '{prefix}', may not end with a trailing '/'.")
-    if "{" in prefix or "}" in prefix:
-        raise ValueError(f"Invalid route_prefix '{prefix}', may not contain wildcards.")
 
 
 def wait_for_ever() -> None:

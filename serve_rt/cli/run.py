@@ -125,7 +125,8 @@ def _run(options: RunOptions, arguments: dict[str, str], own: OwnCluster | None)
         )
     application = load(options.import_path, arguments, Path(options.app_dir))
     from serve_rt.api import session as sessions
-    from serve_rt.api.run import RunTarget, _run_many, url_of, wait_for_ever
+    from serve_rt.api.run import _run_many, url_of, wait_for_ever
+    from serve_rt.api.targets import RunTarget
 
     sessions.show_logs()
     logging.getLogger("serve_rt.api.run").setLevel(logging.ERROR)  # this command says those things itself

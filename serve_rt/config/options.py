@@ -31,9 +31,14 @@ def refuse_unknown(what: str, given: Iterable[str], known: Iterable[str]) -> Non
     known = list(known)
     for name in given:
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(sorted(known))}."
-            raise UnknownOptionError(f"{what} has no option {name!r}. {hint}")
+            raise UnknownOptionError(f"{what} has no option {name!r}. {nearest(name, known)}")
+
+
+def nearest(name: object, known: Iterable[str]) -> str:
+    """The sentence that helps: the nearest known name, or all of them."""
+    known = list(known)
+    near = difflib.get_close_matches(str(name), known, 1)
+    return f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(sorted(known))}."
 
 
 def from_mapping(kind: type[T], given: Mapping[str, Any]) -> T:
@@ -111,7 +116,10 @@ class HTTPOptions:
 
     def _check_ssl(self) -> None:
         if bool(self.ssl_certfile) != bool(self.ssl_keyfile):
-            raise ValueError("HTTPOptions: ssl_keyfile and ssl_certfile must be given together.")
+            raise ValueError(
+                "HTTPOptions: ssl_keyfile and ssl_certfile must be given together, got "
+                f"ssl_keyfile={self.ssl_keyfile!r}, ssl_certfile={self.ssl_certfile!r}."
+            )
         if self.ssl_keyfile_password:
             raise ValueError(
                 "HTTPOptions.ssl_keyfile_password is not supported: give a key without a password, "

@@ -15,6 +15,7 @@ from serve_rt.controller.draft import Draft, runs
 from serve_rt.controller.judging import failures_of, is_held, judge, last_words
 from serve_rt.controller.placement import Misfit, Placing, lacks
 from serve_rt.controller.plan import CreateAssignment, RewriteAssignment, SaveDeployment
+from serve_rt.controller.ranks import free_rank
 from serve_rt.controller.rollout import (
     Standing,
     complete,
@@ -275,6 +276,7 @@ class _Work:
     def _create(self, count: int) -> None:
         if count == 0:
             return
+        kept = [member.assignment for member in self.groups.new if member.assignment is not None]
         places = Placing(self.draft.room, self.key, self.memory.target, self._lent_cpu())
         for _ in range(count):
             found = places.next()
@@ -288,6 +290,7 @@ class _Work:
                 spec=self.memory.target,
                 devices=found.devices,
                 epoch=self.draft.cluster.epoch,
+                rank=free_rank([*kept, *self.created], found.node_id),
             )
             self.created.append(assignment)
             self.draft.actions.append(CreateAssignment(assignment))

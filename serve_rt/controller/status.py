@@ -128,6 +128,7 @@ def _application(
         config_json=app.config_json,
         import_path=app.import_path,
         versions=version_overviews(cluster, app.name),
+        docs_path=_docs_path(groups.get(DeploymentKey(app.name, serving.ingress), [])),
     )
 
 
@@ -135,6 +136,10 @@ def _refused(memory: ApplicationMemory) -> DeploymentStatusOverview:
     """A deployment that only the refused version has."""
     failed = DeploymentStatusTrigger.REPLICA_STARTUP_FAILED
     return DeploymentStatusOverview(DeploymentStatus.DEPLOY_FAILED, failed, {}, memory.message)
+
+
+def _docs_path(members: list[tuple[Assignment, Observed | None]]) -> str | None:
+    return next((observed.docs_path for _, observed in members if observed and observed.docs_path), None)
 
 
 def _worst(app: ApplicationSpec, deployments: Mapping[str, DeploymentStatusOverview]) -> tuple[ApplicationStatus, str]:

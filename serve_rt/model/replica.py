@@ -23,6 +23,17 @@ class Goal(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Rank:
+    """A replica's number among those of its deployment's version; the smallest that was free when it was placed."""
+
+    rank: int = 0
+    node_rank: int = 0
+    """Of its node among the nodes of the deployment."""
+    local_rank: int = 0
+    """Among those on its node."""
+
+
+@dataclass(frozen=True, slots=True)
 class Assignment:
     replica_id: ReplicaId
     node_id: NodeId
@@ -32,6 +43,7 @@ class Assignment:
     devices: tuple[DeviceShare, ...] = ()
     epoch: int = 0
     superseded_by: ReplicaId | None = None
+    rank: Rank = Rank()
     schema: int = 1
 
     @property
@@ -94,4 +106,5 @@ class Observed:
     devices: tuple[DeviceShare, ...] = ()
     goal: Goal = Goal.RUN
     user_config_json: str | None = None
+    docs_path: str = ""
     schema: int = 1

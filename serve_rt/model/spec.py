@@ -68,6 +68,20 @@ class GuardOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class LoggingOptions:
+    """What a replica's log looks like; a light change."""
+
+    encoding: str = "TEXT"
+    """TEXT or JSON."""
+    level: str = "INFO"
+    logs_dir: str | None = None
+    """Log records go to a file of the replica's own in here; None: to the node's log of the replica."""
+    access_log: bool = True
+    standard_attributes: tuple[str, ...] = ()
+    """Attributes of `logging.LogRecord` that are added to each line."""
+
+
+@dataclass(frozen=True, slots=True)
 class DeploymentOptions:
     """Options of one deployment. Times in seconds. See `serve.deployment` for what each one does."""
 
@@ -96,6 +110,10 @@ class DeploymentOptions:
     max_unavailable: int = 1
     progress_deadline_s: float = 600.0
     guard: GuardOptions | None = None
+    logging: LoggingOptions = field(default_factory=LoggingOptions)
+    routing_stats_period_s: float = 10.0
+    """How often `record_routing_stats` is asked."""
+    routing_stats_timeout_s: float = 30.0
     retry_safe: bool | None = None
     """None: by HTTP method or Idempotency-Key; handle calls then are not."""
 

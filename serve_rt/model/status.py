@@ -95,6 +95,8 @@ class ApplicationStatusOverview:
     import_path: str = ""
     versions: tuple[VersionOverview, ...] = ()
     """Newest first."""
+    docs_path: str | None = None
+    """Of the OpenAPI page of the ingress, below the route prefix."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import TextIO
 
 from serve_rt.context import current_request
 
-_STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+STANDARD_ATTRIBUTES = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
 
 class FieldFormatter(logging.Formatter):
@@ -23,7 +23,7 @@ class FieldFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created))
         line = f"{stamp}.{int(record.msecs):03d} {record.levelname} {self._process} {record.getMessage()}"
-        fields = {key: value for key, value in record.__dict__.items() if key not in _STANDARD}
+        fields = {key: value for key, value in record.__dict__.items() if key not in STANDARD_ATTRIBUTES}
         request = current_request.get()
         if request is not None and request.request_id:
             fields["request_id"] = request.request_id

@@ -24,7 +24,7 @@ class WatchRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ReplicaReport(_message.Message):
-    __slots__ = ("replica_id", "incarnation", "phase", "message", "constructor_imports", "constructor_s", "pid")
+    __slots__ = ("replica_id", "incarnation", "phase", "message", "constructor_imports", "constructor_s", "pid", "docs_path")
     REPLICA_ID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     PHASE_FIELD_NUMBER: _ClassVar[int]
@@ -32,6 +32,7 @@ class ReplicaReport(_message.Message):
     CONSTRUCTOR_IMPORTS_FIELD_NUMBER: _ClassVar[int]
     CONSTRUCTOR_S_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
+    DOCS_PATH_FIELD_NUMBER: _ClassVar[int]
     replica_id: str
     incarnation: int
     phase: ReplicaPhase
@@ -39,7 +40,8 @@ class ReplicaReport(_message.Message):
     constructor_imports: _containers.RepeatedScalarFieldContainer[str]
     constructor_s: float
     pid: int
-    def __init__(self, replica_id: _Optional[str] = ..., incarnation: _Optional[int] = ..., phase: _Optional[_Union[ReplicaPhase, str]] = ..., message: _Optional[str] = ..., constructor_imports: _Optional[_Iterable[str]] = ..., constructor_s: _Optional[float] = ..., pid: _Optional[int] = ...) -> None: ...
+    docs_path: str
+    def __init__(self, replica_id: _Optional[str] = ..., incarnation: _Optional[int] = ..., phase: _Optional[_Union[ReplicaPhase, str]] = ..., message: _Optional[str] = ..., constructor_imports: _Optional[_Iterable[str]] = ..., constructor_s: _Optional[float] = ..., pid: _Optional[int] = ..., docs_path: _Optional[str] = ...) -> None: ...
 
 class PingRequest(_message.Message):
     __slots__ = ()
@@ -87,14 +89,16 @@ class CheckHealthReply(_message.Message):
     def __init__(self, healthy: bool = ..., skipped: bool = ..., message: _Optional[str] = ...) -> None: ...
 
 class ReconfigureRequest(_message.Message):
-    __slots__ = ("user_config_json", "has_user_config", "max_ongoing_requests")
+    __slots__ = ("user_config_json", "has_user_config", "max_ongoing_requests", "logging_json")
     USER_CONFIG_JSON_FIELD_NUMBER: _ClassVar[int]
     HAS_USER_CONFIG_FIELD_NUMBER: _ClassVar[int]
     MAX_ONGOING_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    LOGGING_JSON_FIELD_NUMBER: _ClassVar[int]
     user_config_json: str
     has_user_config: bool
     max_ongoing_requests: int
-    def __init__(self, user_config_json: _Optional[str] = ..., has_user_config: bool = ..., max_ongoing_requests: _Optional[int] = ...) -> None: ...
+    logging_json: str
+    def __init__(self, user_config_json: _Optional[str] = ..., has_user_config: bool = ..., max_ongoing_requests: _Optional[int] = ..., logging_json: _Optional[str] = ...) -> None: ...
 
 class ReconfigureReply(_message.Message):
     __slots__ = ("error",)

@@ -15,17 +15,19 @@ import sysconfig
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from serve_rt.api.ingress import ASGI_APP
 from serve_rt.api.payload import Payload, unpack
-from serve_rt.api.replica_context import ReplicaContext
+from serve_rt.api.replica_context import ReplicaContext, ReplicaRank
 from serve_rt.errors import ConfigError, ServeException
 from serve_rt.model.spec import DeploymentSpec
 from serve_rt.model.starts import ReplicaStart
 from serve_rt.replica.asgi import Lifespan
 from serve_rt.replica.hooks import run_hook
+from serve_rt.replica.recording import replica_metadata
 from serve_rt.replica.user_code import UserCode
 from serve_rt.replica.user_loop import UserLoop
 
@@ -50,7 +52,8 @@ async def construct(start: ReplicaStart, context: ReplicaContext, user_loop: Use
     context.servable_object = servable
     code = UserCode(servable)
     lifespan = await _start_lifespan(code, user_loop)
-    await _first_reconfigure(code, spec, user_loop)
+    await _first_reconfigure(code, spec, user_loop, context.rank)
+    context.replica_metadata = await replica_metadata(code, user_loop)
     await _first_check_health(code, spec, user_loop)
     return Constructed(code, lifespan, imported_since(known, start.code_dir), time.monotonic() - began_s)
 
@@ -119,15 +122,32 @@ async def _start_lifespan(code: UserCode, user_loop: UserLoop) -> Lifespan | Non
     return await user_loop.run(start, name="ASGI start-up")
 
 
-async def _first_reconfigure(code: UserCode, spec: DeploymentSpec, user_loop: UserLoop) -> None:
+async def _first_reconfigure(code: UserCode, spec: DeploymentSpec, user_loop: UserLoop, rank: ReplicaRank) -> None:
+    """A program that takes the rank is told it even without a user_config."""
     text = spec.options.user_config_json
-    if text is not None:
-        await reconfigure(code, text, user_loop)
+    hook = code.hook("reconfigure")
+    if text is not None or (hook is not None and _takes_rank(hook)):
+        await reconfigure(code, text or "null", user_loop, rank)
 
 
-async def reconfigure(code: UserCode, user_config_json: str, user_loop: UserLoop) -> None:
+async def reconfigure(code: UserCode, user_config_json: str, user_loop: UserLoop, rank: ReplicaRank) -> None:
     """*Errors*: ServeException when the deployment has no `reconfigure`; what it raised."""
-    await run_hook(user_loop, reconfigure_hook(code), json.loads(user_config_json), timeout_s=None)
+    hook = reconfigure_hook(code)
+    given = partial(hook, rank=rank) if _takes_rank(hook) else hook
+    await run_hook(user_loop, given, json.loads(user_config_json), timeout_s=None)
+
+
+def _takes_rank(hook: Callable[..., Any]) -> bool:
+    try:
+        return "rank" in inspect.signature(hook).parameters
+    except (TypeError, ValueError):  # a C function without a signature
+        return False
+
+
+def docs_path(code: UserCode) -> str:
+    """Where the application of a FastAPI ingress shows its OpenAPI docs; "" when it does not."""
+    path = getattr(getattr(code.asgi_app, "app", None), "docs_url", None)
+    return path if isinstance(path, str) else ""
 
 
 def reconfigure_hook(code: UserCode) -> Callable[..., Any]:

@@ -17,13 +17,15 @@ from typing import Any
 from serve_rt.aio import TaskOwner
 from serve_rt.api.replica_context import ReplicaContext
 from serve_rt.errors import ConfigError
+from serve_rt.model.spec import LoggingOptions
 from serve_rt.model.starts import ReplicaStart
 from serve_rt.multiplex.decorator import unload_all
 from serve_rt.replica.autoscaling_stats import AutoscalingStats
-from serve_rt.replica.constructing import Constructed, construct, reconfigure
+from serve_rt.replica.constructing import Constructed, construct, docs_path, reconfigure
 from serve_rt.replica.dispatch import Dispatch
 from serve_rt.replica.failures import sentence, users_traceback
 from serve_rt.replica.health import Health, check_health
+from serve_rt.replica.recording import RoutingStats
 from serve_rt.replica.reports import Phase, Reports
 from serve_rt.replica.thread_pool import ThreadPool
 from serve_rt.replica.user_loop import UserLoop
@@ -66,6 +68,8 @@ class Lifecycle:
         self._drain_asked = asyncio.Event()
         self._drain_timeout_s = start.assignment.spec.options.graceful_shutdown_timeout_s
         self._agent_seen_s = time.monotonic()
+        self.on_logging: Callable[[LoggingOptions], None] = lambda _options: None
+        """Given by main: what changes the log."""
 
     # --- what the agent and signals ask ---------------------------------------------------------------------------
 
@@ -84,18 +88,25 @@ class Lifecycle:
         timeout_s = self._start.assignment.spec.options.health_check_timeout_s
         return await check_health(self._constructed.code, self._user_loop, timeout_s)
 
-    async def reconfigure(self, user_config_json: str | None, max_ongoing_requests: int) -> str:
+    async def reconfigure(
+        self, user_config_json: str | None, max_ongoing_requests: int, logging_options: LoggingOptions | None = None
+    ) -> str:
         """Returns the error in the user's words, "" when all went well."""
         if max_ongoing_requests > 0:
             self._service.set_capacity(max_ongoing_requests)
             self._pool.set_limit(max_ongoing_requests)
             self._context.max_ongoing_requests = max_ongoing_requests
+        if logging_options is not None:
+            try:
+                self.on_logging(logging_options)
+            except OSError as error:
+                return f"logging_config: {error}"
         if user_config_json is None:
             return ""
         if self._constructed is None:
             return "the constructor has not ended: ask again when the replica is READY"
         try:
-            await reconfigure(self._constructed.code, user_config_json, self._user_loop)
+            await reconfigure(self._constructed.code, user_config_json, self._user_loop, self._context.rank)
         except Exception as error:  # the user's verdict, told to the user
             return users_traceback(error)
         return ""
@@ -140,10 +151,18 @@ class Lifecycle:
         state = done.lifespan.state if done.lifespan is not None else None
         self._dispatch.install(done.code, state)
         self._service.set_accepting(True)
-        self.reports.move(Phase.READY, imports=done.imports, constructor_s=done.took_s)
+        self._start_asking_for_stats(done)
+        self.reports.move(Phase.READY, imports=done.imports, constructor_s=done.took_s, docs_path=docs_path(done.code))
         self._tasks.start(self.autoscaling_stats.record(done.code, self._user_loop), name="autoscaling stats")
         log.info("ready after %.3f s", done.took_s, extra={"action": "replica_ready"})
         return True
+
+    def _start_asking_for_stats(self, done: Constructed) -> None:
+        options = self._start.assignment.spec.options
+        period_s, timeout_s = options.routing_stats_period_s, options.routing_stats_timeout_s
+        stats = RoutingStats(done.code, self._user_loop, period_s, timeout_s)
+        if stats.wanted:
+            self._tasks.start_eternal(stats.run(), name="routing stats")
 
     async def _report_failure(self, error: BaseException) -> None:
         # What is ours to say (wrong Python, no payload) needs no traceback; what the user raised needs theirs.

@@ -16,6 +16,8 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +25,14 @@ import msgspec
 import uvloop
 
 from serve_rt.aio import TaskOwner
-from serve_rt.api.replica_context import ReplicaContext, set_replica_context
+from serve_rt.api.replica_context import ReplicaContext, ReplicaRank, set_replica_context
 from serve_rt.credentials import ClusterToken, stream_server
 from serve_rt.errors import ConflictError, ServeException
 from serve_rt.handle.runtime import install_in_replica
+from serve_rt.model.spec import LoggingOptions
 from serve_rt.model.starts import ReplicaStart
 from serve_rt.multiplex.held import held
-from serve_rt.observe import log as process_log
+from serve_rt.observe.user_log import UserLog
 from serve_rt.pb import replica_pb2
 from serve_rt.replica.access_log import AccessLog
 from serve_rt.replica.call import Roads
@@ -61,13 +64,13 @@ def run(start: Mapping[str, Any]) -> int:  # Any: JSON of a ReplicaStart
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(line_buffering=True)
     faulthandler.enable(all_threads=True)  # a crash in a C extension then leaves a Python traceback in the log
-    process_log.configure(f"replica {told.assignment.replica_id}")
+    user_log = _open_log(told)
     sys.setswitchinterval(GIL_SWITCH_S)
     loop = uvloop.new_event_loop()
     loop.set_exception_handler(ignore_poller_noise)
     asyncio.set_event_loop(loop)
     try:
-        return loop.run_until_complete(_live(told))
+        return loop.run_until_complete(_live(told, user_log))
     except ServeException as error:
         log.error("%s", error, extra={"action": "replica_failed"})
         return 1
@@ -76,13 +79,26 @@ def run(start: Mapping[str, Any]) -> int:  # Any: JSON of a ReplicaStart
         sys.stderr.flush()
 
 
-async def _live(start: ReplicaStart) -> int:
+def _open_log(start: ReplicaStart) -> UserLog:
+    replica, spec = start.assignment.replica_id, start.assignment.spec
+    names = {"application": start.assignment.app, "deployment": spec.name, "replica": replica.rsplit("#", 1)[-1]}
+    process = f"replica {replica}"
+    try:
+        return UserLog(process, names, spec.options.logging)
+    except OSError as error:
+        opened = UserLog(process, names, replace(spec.options.logging, logs_dir=None))
+        log.error("logs_dir cannot be used: %s", error, extra={"action": "logs_dir_failed"})
+        return opened
+
+
+async def _live(start: ReplicaStart, user_log: UserLog) -> int:
     loop = asyncio.get_running_loop()
     spec, replica = start.assignment.spec, start.assignment.replica_id
     token = ClusterToken.read(Path(start.token_path))
     tasks = TaskOwner(f"replica {replica}")
     user_loop, pool = UserLoop(), ThreadPool(spec.options.max_ongoing_requests)
     access_log = AccessLog(loop, f"replica {replica}")
+    access_log.follow(user_log)
     roads = Roads(Crossing(loop, "user -> main"), user_loop.posts, tasks, access_log)
     dispatch = Dispatch(start.assignment.key, user_loop, pool, roads)
     identity = ReplicaIdentity(start.cluster, replica, start.incarnation)
@@ -93,6 +109,7 @@ async def _live(start: ReplicaStart) -> int:
     set_replica_context(context)
     handles = install_in_replica(start.agent_address, token, start.cluster, f"replica/{replica}", loop)
     lifecycle = Lifecycle(start, context, service, dispatch, user_loop, pool, tasks)
+    lifecycle.on_logging = partial(_change_log, user_log, access_log)
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, lifecycle.ask_drain)
 
@@ -106,7 +123,7 @@ async def _live(start: ReplicaStart) -> int:
     user_loop.start()
     await server.start()
     log.info("listening on %s:%d", start.host, start.port, extra={"action": "replica_listening"})
-    tasks.start_eternal(_keep_log_short(RotatingLog()), name="log rotation")
+    tasks.start_eternal(_keep_logs_short(user_log), name="log rotation")
     code = 1
     try:
         code = await lifecycle.run()
@@ -120,11 +137,12 @@ async def _live(start: ReplicaStart) -> int:
         access_log.close()
         log.info("ended with %d", code, extra={"action": "replica_ended"})
         user_loop.stop(0.2)
+        user_log.close()
     return code
 
 
 def _replica_context(start: ReplicaStart) -> ReplicaContext:
-    spec = start.assignment.spec
+    spec, rank = start.assignment.spec, start.assignment.rank
     return ReplicaContext(
         app_name=start.assignment.app,
         deployment=spec.name,
@@ -133,6 +151,7 @@ def _replica_context(start: ReplicaStart) -> ReplicaContext:
         max_ongoing_requests=spec.options.max_ongoing_requests,
         code_version=spec.version,
         node_id=start.node_id,
+        rank=ReplicaRank(rank.rank, rank.node_rank, rank.local_rank),
         world_size=spec.options.num_replicas,
     )
 
@@ -152,10 +171,19 @@ def _bind(server: Any, start: ReplicaStart) -> None:  # Any: grpc.aio.Server is 
         ) from reason
 
 
-async def _keep_log_short(rotating: RotatingLog) -> None:
+async def _keep_logs_short(user_log: UserLog) -> None:
+    rotating = RotatingLog()
     while True:
         await asyncio.sleep(LOG_CHECK_S)
         rotating.check()
+        if user_log.fd != 2:
+            RotatingLog((user_log.fd,)).check()
+
+
+def _change_log(user_log: UserLog, access_log: AccessLog, options: LoggingOptions) -> None:
+    access_log.flush()
+    user_log.apply(options)
+    access_log.follow(user_log)
 
 
 def _end_anyway_after(seconds: float, code: int) -> None:

@@ -42,6 +42,7 @@ class Report:
     constructor_imports: tuple[str, ...] = ()
     constructor_s: float = 0.0
     pid: int = 0
+    docs_path: str = ""
 
 
 class Reports:
@@ -64,7 +65,13 @@ class Reports:
         return self._report
 
     def move(
-        self, phase: Phase, *, message: str = "", imports: tuple[str, ...] = (), constructor_s: float = 0.0
+        self,
+        phase: Phase,
+        *,
+        message: str = "",
+        imports: tuple[str, ...] = (),
+        constructor_s: float = 0.0,
+        docs_path: str = "",
     ) -> None:
         """*Errors*: InvalidTransition when the table does not allow it."""
         old = self._report
@@ -76,6 +83,7 @@ class Reports:
             message=message,
             constructor_imports=imports or old.constructor_imports,
             constructor_s=constructor_s or old.constructor_s,
+            docs_path=docs_path or old.docs_path,
         )
         self._delivered.clear()
         self._notify()

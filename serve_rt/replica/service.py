@@ -12,12 +12,14 @@ from typing import Any
 import grpc.aio
 
 from serve_rt.handle.runtime import HandleRuntime
+from serve_rt.model.spec import LoggingOptions
 from serve_rt.pb import replica_pb2 as pb
 from serve_rt.replica.dispatch import Dispatch
 from serve_rt.replica.lifecycle import Lifecycle
 from serve_rt.replica.reports import Report
 from serve_rt.replica.user_loop import UserLoop
 from serve_rt.transport.server import StreamService
+from serve_rt.wire import records
 
 Context = grpc.aio.ServicerContext[Any, Any]  # Any: grpc's own parameters
 MAX_TASKS_SHOWN = 200
@@ -63,7 +65,8 @@ class ReplicaService:
 
     async def reconfigure(self, request: pb.ReconfigureRequest, _context: Context) -> pb.ReconfigureReply:
         user_config_json = request.user_config_json if request.has_user_config else None
-        error = await self._lifecycle.reconfigure(user_config_json, request.max_ongoing_requests)
+        options = records.decode(request.logging_json.encode(), LoggingOptions) if request.logging_json else None
+        error = await self._lifecycle.reconfigure(user_config_json, request.max_ongoing_requests, options)
         return pb.ReconfigureReply(error=error)
 
     async def drain(self, request: pb.DrainRequest, _context: Context) -> pb.DrainReply:
@@ -83,6 +86,7 @@ def _to_pb(report: Report) -> pb.ReplicaReport:
         constructor_imports=report.constructor_imports,
         constructor_s=report.constructor_s,
         pid=report.pid,
+        docs_path=report.docs_path,
     )
 
 

@@ -64,4 +64,5 @@ class Cluster:
 
 def call(app: str, method: str = "__call__", *args: Any, **kwargs: Any) -> Any:
     """By handle of the application's ingress."""
-    return getattr(serve.get_app_handle(app), method).remote(*args, **kwargs).result(timeout_s=ANSWER_S)
+    handle = serve.get_app_handle(app).options(method_name=method)
+    return handle.remote(*args, **kwargs).result(timeout_s=ANSWER_S)
