@@ -27,7 +27,7 @@ from serve_rt.config.protections import Protection, enabled
 from serve_rt.errors import ServeException
 from serve_rt.model.ids import ReplicaId
 from serve_rt.model.replica import Assignment, Goal, Observed, ReplicaState
-from serve_rt.model.spec import LoggingOptions
+from serve_rt.model.spec import DeploymentOptions
 from serve_rt.pb import replica_pb2 as pb
 
 log = logging.getLogger(__name__)
@@ -332,40 +332,27 @@ class Keeper:
 
     def _note_applied(self) -> None:
         """The process gets the configuration of the assignment it is started with."""
-        options = self.copy.assignment.spec.options
-        self.copy = replace(
-            self.copy,
-            applied_user_config_json=options.user_config_json,
-            applied_max_ongoing=options.max_ongoing_requests,
-            applied_logging=options.logging,
-        )
+        self.copy = self.copy.applied(self.copy.assignment.spec.options)
 
     def _reconfigure_if_due(self) -> None:
         options = self.copy.assignment.spec.options
-        wanted = (options.user_config_json, options.max_ongoing_requests, options.logging)
-        applied = (self.copy.applied_user_config_json, self.copy.applied_max_ongoing, self.copy.applied_logging)
         ready = self.record.state is ReplicaState.READY and self.copy.assignment.goal is Goal.RUN
-        if ready and wanted != applied and not self._reconfiguring and self._link is not None:
+        if ready and not self.copy.has_applied(options) and not self._reconfiguring and self._link is not None:
             self._reconfiguring = True
-            self._tasks.start(self._reconfigure(*wanted), name="reconfigure")
+            self._tasks.start(self._reconfigure(options), name="reconfigure")
 
-    async def _reconfigure(self, user_config_json: str | None, max_ongoing: int, logging: LoggingOptions) -> None:
-        link = self._link
+    async def _reconfigure(self, options: DeploymentOptions) -> None:
+        link, config = self._link, options.user_config_json
         try:
             if link is None:
                 return
-            timeout_s = self.copy.assignment.spec.options.startup_timeout_s
-            changed = user_config_json if user_config_json != self.copy.applied_user_config_json else None
-            error = await link.reconfigure(changed, max_ongoing, logging, timeout_s)
+            changed = config if config != self.copy.applied_user_config_json else None
+            timeout_s = options.startup_timeout_s
+            error = await link.reconfigure(changed, options.max_ongoing_requests, options.logging, timeout_s)
             if error:
                 self._do(Kill(f"reconfigure failed: {error}"))
                 return
-            self.copy = replace(
-                self.copy,
-                applied_user_config_json=user_config_json,
-                applied_max_ongoing=max_ongoing,
-                applied_logging=logging,
-            )
+            self.copy = self.copy.applied(options)
             log.info("%s took its new configuration", self.replica_id, extra={"action": "replica_reconfigured"})
             self._saved_change()
         except ServeException as error:

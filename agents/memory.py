@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import urllib.parse
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from serve_rt.agents.life_cycle import Record
@@ -17,7 +17,7 @@ from serve_rt.config.paths import StateDir, write_atomically
 from serve_rt.errors import ConfigError
 from serve_rt.model.ids import ReplicaId
 from serve_rt.model.replica import Assignment, ReplicaState
-from serve_rt.model.spec import LoggingOptions
+from serve_rt.model.spec import DeploymentOptions, LoggingOptions
 from serve_rt.wire import records
 
 log = logging.getLogger(__name__)
@@ -43,6 +43,18 @@ class Copy:
     docs_path: str = ""
     """As the running process reported it."""
     schema: int = 1
+
+    def applied(self, options: DeploymentOptions) -> Copy:
+        """The running process has taken these."""
+        return replace(
+            self,
+            applied_user_config_json=options.user_config_json,
+            applied_max_ongoing=options.max_ongoing_requests,
+            applied_logging=options.logging,
+        )
+
+    def has_applied(self, options: DeploymentOptions) -> bool:
+        return self == self.applied(options)
 
     def record(self) -> Record:
         """As before any process of it was found."""
