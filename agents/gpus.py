@@ -75,6 +75,8 @@ def device_env(devices: Sequence[DeviceShare]) -> dict[str, str]:
     env = {"CUDA_VISIBLE_DEVICES": ",".join(real), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
     if devices:
         env["SERVE_GPU_FRACTION"] = f"{max(share.milli for share in devices) / 1000:g}"
+        if memory := min(share.memory_bytes for share in devices):
+            env["SERVE_GPU_MEMORY_MIB"] = str(memory >> 20)
         env["SERVE_GPU_UUIDS"] = ",".join(share.uuid for share in devices)
     return env
 

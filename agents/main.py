@@ -17,7 +17,15 @@ from typing import Any
 
 import click
 
-from serve_rt.agents.settings import MAX_PROXY_WORKERS, PortRange, Settings, parse_endpoints, parse_labels, parse_memory
+from serve_rt.agents.settings import (
+    MAX_PROXY_WORKERS,
+    PortRange,
+    Settings,
+    parse_endpoints,
+    parse_labels,
+    parse_memory,
+    parse_resources,
+)
 from serve_rt.config.paths import StateDir
 from serve_rt.errors import ServeException
 from serve_rt.model.starts import EtcdAddress
@@ -69,6 +77,7 @@ _state_dir = click.option(
 @click.option("--memory", default=None, help="8GiB, 500M, …  [default: this machine's]")
 @click.option("--num-gpus", type=click.IntRange(0, 1024), default=None, help="declares fake ones where there are fewer")
 @click.option("--labels", multiple=True, help="name=value[,name=value…]")
+@click.option("--resources", multiple=True, help="custom ones of this node: name=number[,name=number…]")
 @_state_dir
 @click.option("--controller/--no-controller", default=True, help="be a candidate for the cluster's leader")
 @click.option("--proxy/--no-proxy", default=True, help="serve HTTP on this node")
@@ -135,6 +144,7 @@ def _settings(options: dict[str, Any]) -> Settings:
         etcd=etcd if etcd.endpoints else None,
         memory_bytes=parse_memory(memory) if memory is not None else None,
         labels=parse_labels(taken.pop("labels")),
+        custom=parse_resources(taken.pop("resources")),
         http_limits=parse_limits(taken.pop("http_limit")),
         replica_ports=PortRange.parse(taken.pop("replica_ports")),
         log_level=taken.pop("log_level").upper(),

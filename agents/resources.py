@@ -21,6 +21,7 @@ def node_resources(settings: Settings, node: NodeId) -> NodeResources:
         milli_cpu=round(1000 * (settings.num_cpus if settings.num_cpus is not None else available_cpus())),
         memory_bytes=settings.memory_bytes if settings.memory_bytes is not None else available_memory_bytes(),
         gpus=_gpus(settings, node),
+        custom=settings.custom,
     )
 
 

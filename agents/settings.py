@@ -73,6 +73,8 @@ class Settings:
     num_gpus: int | None = None
     """Declares fake devices instead of asking the driver."""
     labels: Mapping[str, str] = field(default_factory=dict)
+    custom: Mapping[str, int] = field(default_factory=dict)
+    """Custom resources, in thousandths."""
     controller: bool = True
     proxy: bool = True
     proxy_workers: int = 1
@@ -191,3 +193,17 @@ def parse_endpoints(text: str) -> tuple[str, ...]:
         if not host or not port.isdigit():
             raise ConfigError(f"--etcd {endpoint!r} is not host:port or unix:/path")
     return endpoints
+
+
+def parse_resources(texts: tuple[str, ...]) -> dict[str, int]:
+    """*Errors*: ConfigError naming the pair that is not name=number."""
+    amounts: dict[str, int] = {}
+    for pair in (one for text in texts for one in text.split(",") if one.strip()):
+        name, sign, value = pair.partition("=")
+        try:
+            amounts[name.strip()] = round(1000 * float(value))
+        except ValueError:
+            sign = ""
+        if not sign or not name.strip() or amounts[name.strip()] < 0:
+            raise ConfigError(f"--resources {pair!r} is not of the form name=number")
+    return amounts

@@ -11,6 +11,7 @@ from serve_rt.model.resources import Resources
 
 ALLOWED = (
     "accelerator_type",
+    "gpu_memory",
     "memory",
     "num_cpus",
     "num_gpus",
@@ -67,6 +68,7 @@ def resources_of(options: Mapping[str, Any]) -> Resources:
         milli_cpu=1000 if cpus is None else _milli("num_cpus", cpus),
         memory_bytes=int(_amount("memory", options.get("memory") or 0)),
         milli_gpu=_milli("num_gpus", options.get("num_gpus") or 0),
+        gpu_memory_bytes=int(_amount("gpu_memory", options.get("gpu_memory") or 0) * (1 << 20)),
         custom=custom,
     )
 

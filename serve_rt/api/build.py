@@ -157,6 +157,7 @@ def version_of(spec: DeploymentSpec, payload: str) -> VersionId:
         options.resources.milli_cpu,
         options.resources.memory_bytes,
         options.resources.milli_gpu,
+        options.resources.gpu_memory_bytes,
         sorted(options.resources.custom.items()),
         sorted(options.labels.items()),
         options.max_replicas_per_node,

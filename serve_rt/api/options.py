@@ -23,7 +23,7 @@ from serve_rt.config.options import (
     refuse_unknown,
 )
 from serve_rt.errors import ConfigError
-from serve_rt.model.spec import DEFAULT_MAX_ONGOING_REQUESTS, DeploymentOptions, GuardOptions, LoggingOptions
+from serve_rt.model.spec import DEFAULT_MAX_ONGOING_REQUESTS, DeploymentOptions, GuardOptions, LoggingOptions, Placement
 
 Given = Mapping[str, Any]
 """Options by today's names, as the user gave them; Any: each has a type of its own, checked here."""
@@ -85,6 +85,8 @@ def resolve(options: Given) -> DeploymentOptions:
     if "rolling_update_percentage" in options and "max_unavailable" not in options:
         values["max_unavailable"] = max(1, int(options["rolling_update_percentage"] * fixed))
     guard: GuardConfig | None = options.get("guard_config")
+    if "spread_over" in options:
+        values["spread_label"], values["spread_min_domains"] = options["spread_over"]
     user_config = options.get("user_config")
     return DeploymentOptions(
         num_replicas=fixed,
@@ -197,6 +199,22 @@ def _surge(name: str, value: Any) -> Any:
     return value
 
 
+def _placement(name: str, value: Any) -> Any:
+    if isinstance(value, str) and value.upper() in Placement.__members__:
+        return Placement[value.upper()]
+    raise ValueError(f"{name} must be one of {', '.join(Placement.__members__)}, got {value!r}.")
+
+
+def _spread_over(name: str, value: Any) -> Any:
+    """A label, or {"label": ..., "min_domains": ...}."""
+    given = {"label": value} if isinstance(value, str) else value
+    if not isinstance(given, Mapping) or not set(given) <= {"label", "min_domains"} or not given.get("label"):
+        raise ValueError(f"{name} must be a node label or {{'label': ..., 'min_domains': ...}}, got {value!r}.")
+    if not isinstance(given["label"], str):
+        raise TypeError(f"{name}: label must be a string, got {given['label']!r}.")
+    return given["label"], _integer(1)(f"{name}: min_domains", given.get("min_domains", 1))
+
+
 def _flag(name: str, value: Any) -> Any:
     if value is not None and not isinstance(value, bool):
         raise TypeError(f"{name} must be True, False or None, got {value!r}.")
@@ -250,6 +268,8 @@ CHECKS: Mapping[str, Check] = {
     "request_router_config": _config(RequestRouterConfig),
     "max_constructor_retry_count": _integer(1),
     "rolling_update_percentage": _percentage,
+    "placement": _placement,
+    "spread_over": _spread_over,
     "max_surge_percent": _surge,
     "max_unavailable": _integer(1),
     "retry_safe": _flag,
@@ -260,6 +280,7 @@ CHECKS: Mapping[str, Check] = {
 _PASSED_ON = (
     "max_queued_requests",
     "max_replicas_per_node",
+    "placement",
     "graceful_shutdown_wait_loop_s",
     "graceful_shutdown_timeout_s",
     "health_check_period_s",

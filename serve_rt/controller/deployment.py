@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from serve_rt.controller.census import Member, NodeStanding
 from serve_rt.controller.draft import Draft, runs
 from serve_rt.controller.judging import failures_of, is_held, judge, last_words
-from serve_rt.controller.placement import Misfit, Placing, lacks
+from serve_rt.controller.placement import Domains, Misfit, Placing, lacks
 from serve_rt.controller.plan import CreateAssignment, RewriteAssignment, SaveDeployment
 from serve_rt.controller.ranks import free_rank
 from serve_rt.controller.rollout import (
@@ -256,8 +256,7 @@ class _Work:
         """The fewest old replicas of one node whose end lets the next one start there."""
         choices: list[list[Member]] = []
         for node in sorted({m.node_id for m in self.groups.old if m.standing is NodeStanding.LIVE}):
-            room = replace(self.draft.room[node], devices=dict(self.draft.room[node].devices))
-            room.custom, room.replicas = dict(room.custom), Counter(room.replicas)
+            room = self.draft.room[node].copy()
             going: list[Member] = []
             for member in sorted(
                 (m for m in self.groups.old if m.node_id == node), key=lambda m: (m.ready, m.replica_id)
@@ -277,7 +276,9 @@ class _Work:
         if count == 0:
             return
         kept = [member.assignment for member in self.groups.new if member.assignment is not None]
-        places = Placing(self.draft.room, self.key, self.memory.target, self._lent_cpu())
+        staying = [self.draft.room[m.node_id] for m in self.groups.new if m.node_id in self.draft.room]
+        domains = Domains.of(self.memory.target, self.wanted, staying)
+        places = Placing(self.draft.room, self.key, self.memory.target, self._lent_cpu(), domains)
         for _ in range(count):
             found = places.next()
             if isinstance(found, Misfit):

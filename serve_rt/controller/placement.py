@@ -1,17 +1,21 @@
 """Where a replica goes: filter the nodes, score what is left, pick. Called by `deployment` for its missing replicas.
 
 CPU is a share: while a new version replaces an old one on a node it may borrow the old one's (`lent`). Memory, devices
-and custom resources are never promised twice. A share of a GPU fits one device or none (0.5 free on two devices does
-not hold 0.8) and goes to the fullest device that holds it; whole GPUs need devices nobody uses.
+(`device_choice`) and custom resources are never promised twice. With failure domains the one with the fewest replicas
+comes first, and none gets more than its part.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 
-from serve_rt.controller.room import WHOLE, NodeRoom, Room
+from serve_rt.controller.device_choice import choose_devices, device_lack
+from serve_rt.controller.node_labels import fits, lacking
+from serve_rt.controller.room import NodeRoom, Room
 from serve_rt.model.ids import DeploymentKey, NodeId
 from serve_rt.model.resources import DeviceShare, Resources
 from serve_rt.model.spec import DeploymentSpec, Placement
@@ -38,44 +42,81 @@ class Placing:
     """
 
     def __init__(
-        self, room: Room, key: DeploymentKey, spec: DeploymentSpec, lent: Mapping[NodeId, int] | None = None
+        self,
+        room: Room,
+        key: DeploymentKey,
+        spec: DeploymentSpec,
+        lent: Mapping[NodeId, int] | None = None,
+        domains: Domains | None = None,
     ) -> None:
         self._room, self._key, self._spec, self._lent = room, key, spec, lent or {}
-        self._heap = [(_score(node, key, spec), node_id) for node_id, node in room.items() if self._fits(node_id)]
+        self._domains = domains or Domains()
+        self._heap = [(self._score(node_id), node_id) for node_id in room if self._fits(node_id)]
         heapq.heapify(self._heap)
 
     def next(self) -> Placed | Misfit:
-        if not self._heap:
-            return Misfit(_explain(self._room, self._key, self._spec, self._lent))
-        _, node_id = heapq.heappop(self._heap)
+        while self._heap:
+            score, node_id = heapq.heappop(self._heap)
+            now = self._score(node_id)
+            if now == score and self._fits(node_id):
+                return self._take(node_id)
+            if self._fits(node_id):  # another node of its domain got one since
+                heapq.heappush(self._heap, (now, node_id))
+        return Misfit(_explain(self._room, self._key, self._spec, self._lent, self._domains))
+
+    def _take(self, node_id: NodeId) -> Placed:
         node, asked = self._room[node_id], self._spec.options.resources
-        devices = pick_devices(node.devices, asked.milli_gpu)
+        devices = choose_devices(node, asked)
         assert devices is not None, "lacks() let a node through that has no device"
         node.take(self._key, asked, devices)
+        self._domains.take(node)
         if self._fits(node_id):
-            heapq.heappush(self._heap, (_score(node, self._key, self._spec), node_id))
+            heapq.heappush(self._heap, (self._score(node_id), node_id))
         return Placed(node_id, devices)
 
+    def _score(self, node_id: NodeId) -> tuple[int, ...]:
+        node = self._room[node_id]
+        return (self._domains.held(node), *_score(node, self._key, self._spec))
+
     def _fits(self, node_id: NodeId) -> bool:
-        lacking = lacks(self._room[node_id], self._key, self._spec, self._lent.get(node_id, 0))
+        lacking = _all_lacks(self._room[node_id], self._key, self._spec, self._lent.get(node_id, 0), self._domains)
         return next(lacking, None) is None
 
 
-def pick_devices(free: Mapping[str, int], milli_gpu: int) -> tuple[DeviceShare, ...] | None:
-    """Devices for `milli_gpu`, or None. Ties go to the device listed first."""
-    if milli_gpu == 0:
-        return ()
-    if milli_gpu >= WHOLE:
-        unused = [uuid for uuid, milli in free.items() if milli == WHOLE]
-        whole, rest = divmod(milli_gpu, WHOLE)
-        if rest or len(unused) < whole:
-            return None
-        return tuple(DeviceShare(uuid, WHOLE) for uuid in unused[:whole])
-    fitting = [(milli, uuid) for uuid, milli in free.items() if milli >= milli_gpu]
-    if not fitting:
-        return None
-    fullest = min(milli for milli, _ in fitting)
-    return (DeviceShare(next(uuid for milli, uuid in fitting if milli == fullest), milli_gpu),)
+@dataclass(slots=True)
+class Domains:
+    """Failure domains: the nodes' values of one label, with the replicas each holds. Without a label there are none."""
+
+    label: str = ""
+    most: int = 0
+    """So many a domain may hold."""
+    counts: Counter[str] = field(default_factory=Counter)
+
+    @staticmethod
+    def of(spec: DeploymentSpec, wanted: int, nodes: Iterable[NodeRoom]) -> Domains:
+        """`nodes`: where the replicas are that stay, each as often as it holds one."""
+        options = spec.options
+        domains = Domains(options.spread_label, math.ceil(wanted / max(1, options.spread_min_domains)))
+        for node in nodes:
+            domains.take(node)
+        return domains
+
+    def take(self, node: NodeRoom) -> None:
+        if self.label:
+            self.counts[node.record.labels.get(self.label, "")] += 1
+
+    def held(self, node: NodeRoom) -> int:
+        return self.counts[node.record.labels.get(self.label, "")] if self.label else 0
+
+    def lack(self, node: NodeRoom) -> str:
+        if not self.label:
+            return ""
+        domain = node.record.labels.get(self.label)
+        if domain is None:
+            return f"has no label {self.label}, over which the replicas are spread"
+        if self.counts[domain] >= self.most:
+            return f"is in {self.label}={domain}, which has its {self.most} replicas already (min_domains)"
+        return ""
 
 
 def lacks(node: NodeRoom, key: DeploymentKey, spec: DeploymentSpec, lent_cpu: int = 0) -> Iterator[str]:
@@ -83,9 +124,9 @@ def lacks(node: NodeRoom, key: DeploymentKey, spec: DeploymentSpec, lent_cpu: in
     options, asked = spec.options, spec.options.resources
     if not node.open:
         yield "is cordoned or draining"
-    for label, value in options.labels.items():
-        if node.record.labels.get(label) != value:
-            yield f"has no label {label}={value}"
+    for label, selector in options.labels.items():
+        if not fits(selector, node.record.labels.get(label)):
+            yield lacking(label, selector, node.record.labels.get(label))
     limit = options.max_replicas_per_node
     if limit is not None and node.replicas[key] >= limit:
         yield f"already has max_replicas_per_node={limit}"
@@ -96,8 +137,16 @@ def lacks(node: NodeRoom, key: DeploymentKey, spec: DeploymentSpec, lent_cpu: in
     for name, amount in asked.custom.items():
         if node.custom.get(name, 0) < amount:
             yield f"has {_milli(max(0, node.custom.get(name, 0)))} {name} free"
-    if pick_devices(node.devices, asked.milli_gpu) is None:
-        yield _device_lack(node, asked.milli_gpu)
+    if choose_devices(node, asked) is None:
+        yield device_lack(node, asked)
+
+
+def _all_lacks(
+    node: NodeRoom, key: DeploymentKey, spec: DeploymentSpec, lent_cpu: int, domains: Domains
+) -> Iterator[str]:
+    yield from lacks(node, key, spec, lent_cpu)
+    if lack := domains.lack(node):
+        yield lack
 
 
 def _score(node: NodeRoom, key: DeploymentKey, spec: DeploymentSpec) -> tuple[int, ...]:
@@ -113,12 +162,18 @@ def _score(node: NodeRoom, key: DeploymentKey, spec: DeploymentSpec) -> tuple[in
 # --- the reason ---------------------------------------------------------------------------------------------------
 
 
-def _explain(room: Room, key: DeploymentKey, spec: DeploymentSpec, lent: Mapping[NodeId, int]) -> str:
+def _explain(room: Room, key: DeploymentKey, spec: DeploymentSpec, lent: Mapping[NodeId, int], domains: Domains) -> str:
     needs = f"a replica needs {_needs(spec)}"
     if not room:
         return f"{needs}; no node is registered: start serve-agent on one"
-    nearest = min(room, key=lambda node: (sum(1 for _ in lacks(room[node], key, spec, lent.get(node, 0))), node))
-    missing = " and ".join(lacks(room[nearest], key, spec, lent.get(nearest, 0)))
+    found = {node: list(_all_lacks(room[node], key, spec, lent.get(node, 0), domains)) for node in room}
+    nearest = min(room, key=lambda node: (len(found[node]), node))
+    missing = " and ".join(found[nearest])
+    if all(domains.lack(room[node]) for node in room):
+        return (
+            f"{needs}; of {len(room)} nodes the nearest, {nearest}, {missing}. It fits with a node that has another "
+            f"{domains.label}, or with fewer min_domains."
+        )
     text = f"{needs}; of {len(room)} nodes the nearest, {nearest}, {missing}"
     return f"{text}. {_remedy(room, key, spec)}"
 
@@ -138,18 +193,10 @@ def _needs(spec: DeploymentSpec) -> str:
     parts = [f"{_milli(asked.milli_cpu)} CPU"] if asked.milli_cpu else []
     parts += [f"{asked.memory_bytes >> 20} MiB memory"] if asked.memory_bytes else []
     parts += [f"{_milli(asked.milli_gpu)} GPU"] if asked.milli_gpu else []
+    parts += [f"{asked.gpu_memory_bytes >> 20} MiB GPU memory"] if asked.gpu_memory_bytes else []
     parts += [f"{_milli(amount)} {name}" for name, amount in asked.custom.items()]
     parts += [f"label {label}={value}" for label, value in spec.options.labels.items()]
     return ", ".join(parts) or "a place"
-
-
-def _device_lack(node: NodeRoom, milli_gpu: int) -> str:
-    if not node.devices:
-        return "has no GPU"
-    if milli_gpu >= WHOLE:
-        unused = sum(1 for milli in node.devices.values() if milli == WHOLE)
-        return f"has {unused} of {len(node.devices)} GPUs unused"
-    return f"has {_milli(max(0, max(node.devices.values())))} GPU free on its emptiest device"
 
 
 def _milli(amount: int) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from serve_rt.controller.census import Census, Member, NodeStanding
 from serve_rt.model.cluster import Cluster
@@ -31,6 +31,8 @@ class NodeRoom:
     memory_bytes: int
     devices: dict[str, int]
     """Free milli-GPU by UUID."""
+    gpu_memory: dict[str, int]
+    """Free bytes of each device, less what replicas asked for as `gpu_memory`."""
     custom: dict[str, int]
     open: bool
     """Takes new replicas: registered, neither cordoned nor draining."""
@@ -41,8 +43,19 @@ class NodeRoom:
     @staticmethod
     def empty(record: NodeRecord, *, takes: bool) -> NodeRoom:
         total = record.resources
-        devices = {gpu.uuid: WHOLE for gpu in total.gpus if gpu.uuid not in record.quarantined}
-        return NodeRoom(record, total.milli_cpu, total.memory_bytes, devices, dict(total.custom), takes)
+        good = [gpu for gpu in total.gpus if gpu.uuid not in record.quarantined]
+        devices, memory = {gpu.uuid: WHOLE for gpu in good}, {gpu.uuid: gpu.memory_bytes for gpu in good}
+        return NodeRoom(record, total.milli_cpu, total.memory_bytes, devices, memory, dict(total.custom), takes)
+
+    def copy(self) -> NodeRoom:
+        """To try something out."""
+        return replace(
+            self,
+            devices=dict(self.devices),
+            gpu_memory=dict(self.gpu_memory),
+            custom=dict(self.custom),
+            replicas=Counter(self.replicas),
+        )
 
     def take(self, key: DeploymentKey, asked: Resources, devices: tuple[DeviceShare, ...], sign: int = 1) -> None:
         self.milli_cpu -= sign * asked.milli_cpu
@@ -52,6 +65,7 @@ class NodeRoom:
         for share in devices:
             if share.uuid in self.devices:  # a device may have gone from the node since
                 self.devices[share.uuid] -= sign * share.milli
+                self.gpu_memory[share.uuid] -= sign * share.memory_bytes
         self.replicas[key] += sign
         self.count += sign
 
@@ -82,7 +96,9 @@ def devices_of(member: Member) -> tuple[DeviceShare, ...]:
     reported = member.observed.devices if member.observed is not None else ()
     if not reported or reported == assigned:
         return assigned
-    shares: dict[str, int] = {}
+    shares: dict[str, DeviceShare] = {}
     for share in (*assigned, *reported):
-        shares[share.uuid] = max(shares.get(share.uuid, 0), share.milli)
-    return tuple(DeviceShare(uuid, milli) for uuid, milli in shares.items())
+        known = shares.get(share.uuid, DeviceShare(share.uuid, 0))
+        milli, memory = max(known.milli, share.milli), max(known.memory_bytes, share.memory_bytes)
+        shares[share.uuid] = DeviceShare(share.uuid, milli, memory)
+    return tuple(shares.values())

@@ -80,7 +80,8 @@ def _check_deployment(spec: DeploymentSpec) -> None:
     where = f"deployment {spec.name!r}"
     if options.num_replicas < 0:
         raise ConfigError(f"{where}: num_replicas={options.num_replicas} must not be negative")
-    if min(asked.milli_cpu, asked.memory_bytes, asked.milli_gpu, *asked.custom.values(), 0) < 0:
+    amounts = (asked.milli_cpu, asked.memory_bytes, asked.milli_gpu, asked.gpu_memory_bytes)
+    if min(*amounts, *asked.custom.values(), 0) < 0:
         raise ConfigError(f"{where}: resources must not be negative: {asked}")
     if asked.milli_gpu > WHOLE and asked.milli_gpu % WHOLE:
         raise ConfigError(f"{where}: num_gpus={asked.milli_gpu / WHOLE:g}: above 1 only whole numbers can be given")

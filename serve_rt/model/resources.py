@@ -23,6 +23,8 @@ class DeviceShare:
 
     uuid: str
     milli: int
+    memory_bytes: int = 0
+    """Of the device's own memory, where `gpu_memory` was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,8 @@ class Resources:
     milli_gpu: int = 0
     custom: Mapping[str, int] = field(default_factory=dict)
     """Milli-units by resource name."""
+    gpu_memory_bytes: int = 0
+    """On each of its devices; alone, it takes a share of one device by its memory."""
 
 
 @dataclass(frozen=True, slots=True)

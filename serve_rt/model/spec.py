@@ -97,7 +97,11 @@ class DeploymentOptions:
     max_replicas_per_node: int | None = None
     placement: Placement = Placement.SPREAD
     labels: Mapping[str, str] = field(default_factory=dict)
-    """Node labels that must match."""
+    """Node labels that must match: `value`, `!value`, `in(a,b)` or `!in(a,b)`."""
+    spread_label: str = ""
+    """Failure domains are the nodes' values of this label; replicas are spread evenly over them."""
+    spread_min_domains: int = 1
+    """No domain holds more than 1/so many of the replicas, so losing one domain leaves the rest."""
     graceful_shutdown_wait_loop_s: float = 2.0
     graceful_shutdown_timeout_s: float = 20.0
     health_check_period_s: float = 10.0
