@@ -64,3 +64,16 @@ def answer(body: Any, vector: list[float]) -> Response:
 noop = Noop.bind()
 one_at_a_time = OneAtATime.bind()
 batched = Batched.bind()
+
+
+@serve.deployment(ray_actor_options={"num_cpus": 0.05})
+class Torch:
+    """Imports torch when it is constructed, as models do."""
+
+    def __init__(self) -> None:
+        import torch
+
+        self.layer = torch.nn.Linear(64, 64)
+
+    async def __call__(self, request: Request) -> dict[str, int]:
+        return {"pid": os.getpid(), "parameters": sum(one.numel() for one in self.layer.parameters())}

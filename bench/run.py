@@ -13,7 +13,7 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.table import Table
 
-PARTS = ("http", "shapes", "start", "second", "embed")
+PARTS = ("http", "shapes", "start", "second", "scale", "embed")
 
 
 def http(console: Console, quick: bool) -> None:
@@ -81,6 +81,18 @@ def second(console: Console, quick: bool) -> None:
     console.print(table)
 
 
+def scale(console: Console, quick: bool) -> None:
+    from bench import scale_bench
+
+    runs = [scale_bench.scale() for _ in range(1 if quick else 3)]
+    table = Table(title=f"1 to {scale_bench.REPLICAS} replicas (num_cpus 0.05) of an app that imports torch")
+    for column in ("from the first assignment's write to", "measured", "aim"):
+        table.add_column(column)
+    table.add_row("half of them ready", f"{statistics.median(run.half_s for run in runs):.2f} s", "")
+    table.add_row("all ready", f"{statistics.median(run.all_s for run in runs):.2f} s", "≤ 5 s")
+    console.print(table)
+
+
 def embed(console: Console, quick: bool) -> None:
     from bench import contenders, http_bench
 
@@ -116,6 +128,7 @@ def main() -> None:
         "shapes": shapes,
         "start": start,
         "second": second,
+        "scale": scale,
         "embed": embed,
     }
     console = Console(width=110)
