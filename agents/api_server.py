@@ -21,6 +21,7 @@ from serve_rt.agents.feed import Feed
 from serve_rt.agents.intake import Answer, Reading
 from serve_rt.agents.launcher_link import LauncherLink
 from serve_rt.agents.leader_calls import LeaderCalls
+from serve_rt.agents.metrics import REPLICA_TIMEOUT_S, MetricsBook
 from serve_rt.agents.node import ThisNode
 from serve_rt.agents.observations import Observations
 from serve_rt.agents.replica_logs import Follower
@@ -71,6 +72,7 @@ class AgentService:
         self._restart_proxies = restart_proxies
         self._clock = clock
         self._demand = DemandBook(clock.monotonic())
+        self._metrics = MetricsBook()
 
     # --- changes --------------------------------------------------------------------------------------------------
 
@@ -154,6 +156,14 @@ class AgentService:
     async def report_demand(self, request: pb.DemandReport, context: Context) -> pb.DemandReply:
         self._demand.take(request, self._clock.monotonic())
         return pb.DemandReply()
+
+    async def metrics(self, request: pb.NodeMetricsRequest, context: Context) -> pb.NodeMetricsReply:
+        now = self._clock.monotonic()
+        self._metrics.take(request.reporter, request.text, now)
+        if not request.gather:
+            return pb.NodeMetricsReply()
+        asked = [keeper.metrics(REPLICA_TIMEOUT_S) for keeper in self._supervisor.keepers()]
+        return pb.NodeMetricsReply(text=await self._metrics.page(asked, now))
 
     # --- blobs ----------------------------------------------------------------------------------------------------
 

@@ -110,6 +110,13 @@ class Keeper:
             docs_path=self.copy.docs_path,
         )
 
+    async def metrics(self, timeout_s: float) -> bytes:
+        """The replica's page; empty when it cannot be asked now."""
+        try:
+            return await self._link.metrics(timeout_s) if self._link is not None else b""
+        except ServeException:  # starting, frozen, or of a version that has no such page
+            return b""
+
     def take(self, copy: Copy) -> None:
         """The leader's word, maybe new. The port and the state stay ours."""
         changed = copy.assignment != self.copy.assignment or copy.store_incarnation != self.copy.store_incarnation

@@ -83,6 +83,10 @@ class ReplicaLink:
         reply: pb.DumpStacksReply = await self._call("DumpStacks", pb.DumpStacksRequest(), 2.0)
         return reply.text
 
+    async def metrics(self, timeout_s: float) -> bytes:
+        reply: pb.MetricsReply = await self._call("Metrics", pb.MetricsRequest(), timeout_s)
+        return reply.text
+
     async def close(self) -> None:
         await self._tasks.close()
         channel, self._channel, self._stub = self._channel, None, None

@@ -12,10 +12,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from serve_rt.model.routes import RouteTable
+from serve_rt.observe.exposition import CONTENT_TYPE
 from serve_rt.proxy.answers import Answer, not_found
 from serve_rt.proxy.attempt import respond
 from serve_rt.proxy.forward import Forward
 from serve_rt.proxy.limits import Limits
+from serve_rt.proxy.metrics import WorkerMetrics
 from serve_rt.proxy.routes import Routes
 from serve_rt.proxy.websocket import WebSocketForward
 from serve_rt.routing import Routers
@@ -39,6 +41,7 @@ class ProxyApp:
         self.routes = Routes(None)
         self.draining = False
         self.client_left = 0
+        self.metrics: WorkerMetrics | None = None
         self._routers, self._age, self._root_path = routers, age, root_path.rstrip("/")
         self._forward = Forward(routers, limits, timeout_s)
         self._websocket = WebSocketForward(routers, limits)
@@ -61,6 +64,9 @@ class ProxyApp:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path: str = scope["path"]
+        if path == "/-/metrics" and scope["type"] == "http":
+            await respond(send, scope, await self._metrics_page(scope), b"")
+            return
         if path.startswith("/-/") and scope["type"] == "http":
             await respond(send, scope, self._own_page(path, scope), b"", self._own_headers(path))
             return
@@ -87,6 +93,18 @@ class ProxyApp:
         if path == "/-/counters" and _from_loopback(scope):
             return Answer(200, json.dumps(self.counters()), content_type="application/json")
         return not_found(path)
+
+    async def _metrics_page(self, scope: Scope) -> Answer:
+        """Of the whole node. Names of applications and routes are nobody's business outside."""
+        if self.metrics is None or not _from_nearby(scope):
+            return not_found("/-/metrics")
+        page = await self.metrics.page()
+        return Answer(200, page.decode(), content_type=CONTENT_TYPE)
+
+    def measure(self, worker: str) -> WorkerMetrics:
+        """Serve metrics from now on; the caller starts and closes what it gets."""
+        self.metrics = WorkerMetrics(worker, self._forward.counts, lambda: self._forward.requests, self._routers)
+        return self.metrics
 
     def counters(self) -> dict[str, int]:
         """Of this worker alone; which one answers is the kernel's choice."""
@@ -118,5 +136,14 @@ def _from_loopback(scope: Scope) -> bool:
     client = scope.get("client")
     try:
         return client is not None and ipaddress.ip_address(client[0]).is_loopback
+    except ValueError:
+        return False
+
+
+def _from_nearby(scope: Scope) -> bool:
+    """From this machine or a private network, as a Prometheus is."""
+    client = scope.get("client")
+    try:
+        return client is not None and ipaddress.ip_address(client[0]).is_private  # loopback included
     except ValueError:
         return False

@@ -50,11 +50,14 @@ class Attempt:
         "_receive",
         "_scope",
         "_send",
+        "began_s",
         "connection",
+        "counted",
         "exchange",
         "headers",
         "method",
         "request_id",
+        "status",
         "target",
         "timeout_s",
     )
@@ -70,6 +73,10 @@ class Attempt:
         """None under a server of somebody else's (tests)."""
         self._scope, self._receive, self._send = scope, receive, send
         self._began = False
+        self.began_s = time.monotonic()
+        self.counted = False
+        self.status = 0
+        """Of the answer that the client got, or the beginning of it."""
 
     # --- the question ---------------------------------------------------------------------------------------------
 
@@ -166,6 +173,7 @@ class Attempt:
         if not connection.write_whole(self.cycle, part.status, headers, body):
             return False
         self._began = True
+        self.status = part.status
         return True
 
     async def relay(self, exchange: Exchange, first: pb.Head | pb.Data | None) -> None:
@@ -180,6 +188,7 @@ class Attempt:
         if head.end and self.method != "HEAD" and head.status not in _BODILESS:
             _set_length(headers, len(body))
         self._began = True
+        self.status = head.status
         if self.connection is not None and any(name == b"date" for name, _ in headers):
             self.cycle.default_headers = []  # uvicorn's: our own date
         await self._send({"type": "http.response.start", "status": head.status, "headers": headers})
@@ -199,6 +208,7 @@ class Attempt:
         if self.answer_at_once(answer):
             return
         self._began = True
+        self.status = answer.status
         extra = [(b"connection", b"close")] if close else []
         await respond(self._send, self._scope, answer, self._id_bytes, extra)
 
@@ -209,6 +219,8 @@ class Attempt:
             return False
         body = b"" if self.method == "HEAD" else answer.body.encode()
         self._began = connection.write_whole(self.cycle, answer.status, answer.headers(self._id_bytes), body)
+        if self._began:
+            self.status = answer.status
         return self._began
 
     def failed(self, error: ServeException) -> Answer | None:

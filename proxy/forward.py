@@ -18,6 +18,7 @@ from functools import partial
 from typing import Any
 
 from serve_rt.errors import ConfigError, ServeException
+from serve_rt.observe.request_counts import RequestCounts
 from serve_rt.pb import stream_pb2 as pb
 from serve_rt.proxy.answers import CLIENT_CLOSED, Answer, body_too_slow, too_large
 from serve_rt.proxy.attempt import Answered, Attempt, Receive, Scope, Send
@@ -41,6 +42,8 @@ class Forward:
         """Clients that did not wait for their answer."""
         self._routers, self._limits, self._timeout_s = routers, limits, timeout_s
         self._ids = RequestIds()
+        self.counts = RequestCounts()
+        """By application, route, method and status."""
 
     # --- the road without a task ----------------------------------------------------------------------------------
 
@@ -78,7 +81,9 @@ class Forward:
         connection.on_gone = None  # before the write: a pipelined request may begin in it
         try:
             part = exchange.take()
-            if not attempt.write_whole(part):
+            if attempt.write_whole(part):
+                self._count(attempt)
+            else:
                 self._in_a_task(attempt, partial(self._relay, attempt, exchange, part))
         except ServeException as error:
             self._refuse(attempt, error)
@@ -90,9 +95,23 @@ class Forward:
         answer = attempt.failed(error)
         if answer is not None and not attempt.answer_at_once(answer):
             self._in_a_task(attempt, partial(attempt.answer, answer))
+        else:
+            self._count(attempt)
+
+    def _count(self, attempt: Attempt) -> None:
+        """The attempt is over, as told on one or several roads; a broken answer counts as what it began as."""
+        if attempt.counted:
+            return
+        attempt.counted = True
+        target = attempt.target
+        status = str(attempt.status or CLIENT_CLOSED)
+        labels = (target.app.name, target.prefix, attempt.method, status)
+        self.counts.add(labels, time.monotonic() - attempt.began_s)
 
     def _left(self, attempt: Attempt) -> None:
         self.left += 1
+        attempt.status = CLIENT_CLOSED
+        self._count(attempt)
         attempt.cancel("the client left")
         log.info("client left", extra={**attempt.fields(), "status": CLIENT_CLOSED})
 
@@ -139,6 +158,7 @@ class Forward:
         finally:
             if connection is not None and connection.on_gone is leave:  # else a pipelined request has begun meanwhile
                 connection.on_gone = None
+            self._count(attempt)
 
     async def _run(self, attempt: Attempt) -> None:
         target = attempt.target

@@ -28,6 +28,7 @@ from serve_rt.observe import log as process_log
 from serve_rt.proxy.app import ProxyApp
 from serve_rt.proxy.http_server import HttpServer
 from serve_rt.proxy.limits import Limits, checked
+from serve_rt.proxy.metrics import WorkerMetrics
 from serve_rt.routing import DemandReporter, FeedClient, Routers
 from serve_rt.transport.limits import GIL_SWITCH_S
 
@@ -75,6 +76,8 @@ async def _live(start: ProxyStart) -> int:
         loop.add_signal_handler(signum, ending.told, signum)
     feed.start()
     demand.start()
+    metrics = app.measure(name)
+    metrics.start(feed, token)
     await _first_table(came, ending)
     await server.start(socket.socket(fileno=os.dup(start.socket_fd)), _tls(start))
     _tell_accepting(start)
@@ -84,7 +87,7 @@ async def _live(start: ProxyStart) -> int:
     log.info("draining", extra={"action": "proxy_draining", "connections": server.connections})
     app.draining = True
     answered = await server.drain()
-    await _close(demand, feed, routers)
+    await _close(metrics, demand, feed, routers)
     log.info("ended", extra={"action": "proxy_ended", "all_answered": answered})
     return 0
 
@@ -140,9 +143,10 @@ class _Ending:
         self.begun.set()
 
 
-async def _close(demand: DemandReporter, feed: FeedClient, routers: Routers) -> None:
+async def _close(metrics: WorkerMetrics, demand: DemandReporter, feed: FeedClient, routers: Routers) -> None:
     try:
         async with asyncio.timeout(CLOSE_S):
+            await metrics.close()
             await demand.close()
             await feed.close()
             await routers.close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from serve_rt import metrics
     from serve_rt.api.deployment import Application, Deployment, deployment
     from serve_rt.api.ingress import ingress
     from serve_rt.api.replica_context import (
@@ -60,6 +61,7 @@ __all__ = [
     "get_replica_context",
     "get_trace_context",
     "ingress",
+    "metrics",
     "multiplexed",
     "rollback",
     "run",
@@ -89,6 +91,8 @@ _HOMES = {
     "ControllerOptions": "config.accepted",
     "TracingConfig": "config.accepted",
 }
+_MODULES = frozenset({"metrics"})
+"""Of the names above, those that are modules."""
 
 
 def __getattr__(name: str) -> Any:
@@ -96,6 +100,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'serve_rt' has no attribute {name!r}")
     from importlib import import_module
 
+    if name in _MODULES:
+        return import_module(f"serve_rt.{name}")
     value = getattr(import_module(f"serve_rt.{_HOMES.get(name, 'api.run')}"), name)
     globals()[name] = value
     return value

@@ -295,3 +295,19 @@ class RestartProxiesReply(_message.Message):
     REPLACED_FIELD_NUMBER: _ClassVar[int]
     replaced: int
     def __init__(self, replaced: _Optional[int] = ...) -> None: ...
+
+class NodeMetricsRequest(_message.Message):
+    __slots__ = ("reporter", "text", "gather")
+    REPORTER_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    GATHER_FIELD_NUMBER: _ClassVar[int]
+    reporter: str
+    text: bytes
+    gather: bool
+    def __init__(self, reporter: _Optional[str] = ..., text: _Optional[bytes] = ..., gather: bool = ...) -> None: ...
+
+class NodeMetricsReply(_message.Message):
+    __slots__ = ("text",)
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    text: bytes
+    def __init__(self, text: _Optional[bytes] = ...) -> None: ...

@@ -14,12 +14,13 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from serve_rt.aio import TaskOwner
 from serve_rt.context import RequestContext
 from serve_rt.errors import DeadlineExceededError, Outcome
 from serve_rt.handle.children import cancel_children
+from serve_rt.observe.request_counts import RequestCounts
 from serve_rt.pb import stream_pb2 as pb
 from serve_rt.replica.access_log import AccessLog
 from serve_rt.replica.crossing import Crossing
@@ -39,6 +40,8 @@ class Roads:
     tasks: TaskOwner
     """Of the main loop."""
     access_log: AccessLog
+    counts: RequestCounts = field(default_factory=RequestCounts)
+    """By route and status."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,9 +321,9 @@ class Call:
         self.request.finished()
         self._on_left(self)
         method, route = self._access
-        self._roads.access_log.add(
-            method, route, self._status, time.monotonic() - self._began_s, self.context.request_id
-        )
+        took_s = time.monotonic() - self._began_s
+        self._roads.counts.add((route, str(self._status)), took_s)
+        self._roads.access_log.add(method, route, self._status, took_s, self.context.request_id)
 
     # --- user loop ------------------------------------------------------------------------------------------------
 

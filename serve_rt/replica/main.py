@@ -32,12 +32,14 @@ from serve_rt.handle.runtime import install_in_replica
 from serve_rt.model.spec import LoggingOptions
 from serve_rt.model.starts import ReplicaStart
 from serve_rt.multiplex.held import held
+from serve_rt.observe import user_metrics
 from serve_rt.observe.user_log import UserLog
 from serve_rt.pb import replica_pb2
 from serve_rt.replica.access_log import AccessLog
 from serve_rt.replica.call import Roads
 from serve_rt.replica.crossing import Crossing
 from serve_rt.replica.dispatch import Dispatch
+from serve_rt.replica.exposition import Exposition
 from serve_rt.replica.lifecycle import Lifecycle
 from serve_rt.replica.loop_errors import ignore_poller_noise
 from serve_rt.replica.rotating_log import RotatingLog
@@ -113,10 +115,13 @@ async def _live(start: ReplicaStart, user_log: UserLog) -> int:
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, lifecycle.ask_drain)
 
+    origin = (context.app_name, context.deployment, context.replica_tag)
+    user_metrics.set_origin(*origin)
+    exposition = Exposition(origin, roads.counts, dispatch, service)
     server = stream_server(token)
     handlers = service_handler(
         replica_pb2.DESCRIPTOR.services_by_name["Replica"],
-        ReplicaService(lifecycle, dispatch, user_loop, service, handles),
+        ReplicaService(lifecycle, dispatch, user_loop, service, handles, exposition),
     )
     server.add_generic_rpc_handlers((service.grpc_handler, handlers))
     _bind(server, start)

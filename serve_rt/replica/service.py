@@ -15,6 +15,7 @@ from serve_rt.handle.runtime import HandleRuntime
 from serve_rt.model.spec import LoggingOptions
 from serve_rt.pb import replica_pb2 as pb
 from serve_rt.replica.dispatch import Dispatch
+from serve_rt.replica.exposition import Exposition
 from serve_rt.replica.lifecycle import Lifecycle
 from serve_rt.replica.reports import Report
 from serve_rt.replica.user_loop import UserLoop
@@ -33,12 +34,14 @@ class ReplicaService:
         user_loop: UserLoop,
         streams: StreamService,
         calls: HandleRuntime,
+        exposition: Exposition,
     ) -> None:
         self._lifecycle = lifecycle
         self._dispatch = dispatch
         self._user_loop = user_loop
         self._streams = streams
         self._calls = calls
+        self._exposition = exposition
 
     async def watch(self, _request: pb.WatchRequest, _context: Context) -> AsyncIterator[pb.ReplicaReport]:
         self._lifecycle.agent_seen()
@@ -75,6 +78,9 @@ class ReplicaService:
 
     async def dump_stacks(self, _request: pb.DumpStacksRequest, _context: Context) -> pb.DumpStacksReply:
         return pb.DumpStacksReply(text=f"{thread_stacks()}\n{task_stacks(self._user_loop.loop)}")
+
+    async def metrics(self, _request: pb.MetricsRequest, _context: Context) -> pb.MetricsReply:
+        return pb.MetricsReply(text=await asyncio.to_thread(self._exposition.text))
 
 
 def _to_pb(report: Report) -> pb.ReplicaReport:
