@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 _NODES_OWN = ("root_path", "request_timeout_s", "keep_alive_timeout_s", "limits")
 """Of the http_options: what becomes a flag of the agent besides where it listens."""
+_FORCE_LOCAL = ("SERVE_FORCE_LOCAL_TESTING_MODE", "RAY_SERVE_FORCE_LOCAL_TESTING_MODE")
 _START = (
     "proxy_location", "http_options", "grpc_options", "logging_config", "tracing_config", "controller_options",
 )  # fmt: skip
@@ -210,7 +211,7 @@ def _run_many(
         check_target(one)
         _logging_for(one)
     check_apart(targets)
-    if _local_testing_mode or os.environ.get("SERVE_FORCE_LOCAL_TESTING_MODE") == "1":
+    if _local_testing_mode or any(os.environ.get(name) == "1" for name in _FORCE_LOCAL):
         from serve_rt.api.local_mode import run_local
 
         return run_local(list(targets))

@@ -190,6 +190,11 @@ def only() -> dict[str, str]:
 Alone = serve.deployment(ray_actor_options=LIGHT, name="Alone")(serve.ingress(alone)())
 
 
+@alone.get("/late")
+def late() -> str:
+    return "added after the decoration"
+
+
 @serve.deployment(ray_actor_options=LIGHT)
 @serve.ingress()
 class BuildsItself:

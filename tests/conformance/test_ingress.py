@@ -153,6 +153,11 @@ def test_an_application_alone(cluster: Cluster) -> None:
     assert cluster.get("/alone/only").json() == {"who": "Alone"}
 
 
+@covers("1.11-13")
+def test_routes_added_later(cluster: Cluster) -> None:
+    assert cluster.get("/alone/late").json() == "added after the decoration"
+
+
 @covers("1.11-07")
 def test_a_class_that_makes_its_application(cluster: Cluster) -> None:
     assert cluster.get("/itself/greeting").json() == "good day"
