@@ -23,6 +23,7 @@ from serve_rt.api.snapshot import import_root, snapshot, uses_code_of
 from serve_rt.batching.binding import BatchedMethod
 from serve_rt.config.options import AutoscalingPolicy, LoggingConfig
 from serve_rt.errors import ServeException
+from serve_rt.model.capacity import at_capacity
 from serve_rt.model.ids import AppName, BlobDigest, DeploymentName, VersionId
 from serve_rt.model.spec import ApplicationSpec, DeploymentOptions, DeploymentSpec, PolicySpec
 from serve_rt.wire import records
@@ -49,6 +50,8 @@ class AppOptions:
     """None: found from the running program."""
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Deployment -> options that take the place of those in the code, from a configuration file."""
+    target_capacity: float | None = None
+    """In percent, from a configuration file."""
     config_json: str = ""
     """What the configuration file says of the application."""
 
@@ -88,6 +91,7 @@ def build(application: Application, options: AppOptions) -> Built:
         request_timeout_s=options.request_timeout_s,
         import_path=options.import_path,
         config_json=options.config_json,
+        target_capacity=options.target_capacity,
         autoscaling_policy=_packed_policy(options.autoscaling_policy, blobs) if options.autoscaling_policy else None,
     )
     return Built(spec, blobs.data)
@@ -113,7 +117,7 @@ def _deployment(bound: BoundDeployment, ingress: str, app: AppOptions, blobs: _B
     given = deployment.given
     if app.logging_config is not None and given.get("logging_config") is None:
         given = {**given, "logging_config": app.logging_config}
-    options = _with_policy(deployment, resolve(given), blobs)
+    options = at_capacity(_with_policy(deployment, resolve(given), blobs), app.target_capacity)
     _check_hooks(deployment, options)
     packed = pack(Payload(deployment.func_or_class, bound.args, bound.kwargs))
     working_dir = _working_dir(deployment)

@@ -100,7 +100,7 @@ def _built(config: DeployConfig, app_dir: Path) -> list[Built]:
         with _told():
             try:
                 application = load(app.import_path, dict(app.args), app_dir)
-                built.append(_build_one(application, app, str(app_dir)))
+                built.append(_build_one(application, app, str(app_dir), config.target_capacity))
             except (ServeException, TypeError, ValueError) as error:
                 raise config.document.error(_place(app, str(error)), str(error)) from error
     return built
@@ -117,9 +117,10 @@ def _place(app: AppConfig, message: str) -> tuple[str | int, ...]:
     return (*app.path, "import_path")
 
 
-def _build_one(application: Application, app: AppConfig, app_dir: str) -> Built:
+def _build_one(application: Application, app: AppConfig, app_dir: str, capacity: float | None = None) -> Built:
     from serve_rt.api.build import AppOptions, build
     from serve_rt.api.graph import flatten
+    from serve_rt.config.options import AutoscalingPolicy
 
     names = [bound.name for bound in flatten(application, app.name).deployments]
     overrides = {name: dict(app.overrides.get(name, {})) for name in {*names, *app.overrides}}
@@ -134,6 +135,8 @@ def _build_one(application: Application, app: AppConfig, app_dir: str) -> Built:
         deploy_id=uuid.uuid4().hex,
         import_path=app.import_path,
         code_root=Path(app_dir),
+        target_capacity=capacity,
+        autoscaling_policy=AutoscalingPolicy(**app.autoscaling_policy) if app.autoscaling_policy else None,
         overrides={name: options for name, options in overrides.items() if options or name not in names},
         config_json=json.dumps(app.given, default=str),
     )

@@ -17,7 +17,6 @@ from serve_rt.config.yaml_lines import Document, Path, read_yaml
 MAX_APPLICATIONS = 200
 CLUSTER_KEYS = (
     "proxy_location", "http_options", "grpc_options", "controller_options", "logging_config", "tracing_config",
-    "target_capacity",
 )  # fmt: skip
 """Of the whole cluster: `serve-agent` has flags for what has a meaning here."""
 _APPLICATION_KEYS = (
@@ -38,6 +37,7 @@ class AppConfig:
     runtime_env: Mapping[str, Any] = field(default_factory=dict)
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Deployment -> options."""
+    autoscaling_policy: Mapping[str, Any] | None = None
     given: Mapping[str, Any] = field(default_factory=dict)
     """As it stands in the file."""
 
@@ -46,6 +46,8 @@ class AppConfig:
 class DeployConfig:
     document: Document
     applications: tuple[AppConfig, ...]
+    target_capacity: float | None = None
+    """In percent, of all applications of the file."""
     ignored: tuple[str, ...] = ()
     """Options of the whole cluster that the file gives."""
 
@@ -54,7 +56,7 @@ def read_config(text: str, source: str) -> DeployConfig:
     """*Errors*: ConfigError with the line of what is wrong."""
     document = read_yaml(text, source)
     root = _mapping(document, document.value, ())
-    _known(document, root, (*CLUSTER_KEYS, "applications"), ())
+    _known(document, root, (*CLUSTER_KEYS, "target_capacity", "applications"), ())
     if "applications" not in root:
         raise document.error((), "there is no `applications:` list.")
     entries = _list(document, root["applications"], ("applications",))
@@ -64,13 +66,22 @@ def read_config(text: str, source: str) -> DeployConfig:
     _unique(document, ((app.name, (*app.path, "name")) for app in applications), "application name")
     prefixes = [(app.route_prefix, (*app.path, "route_prefix")) for app in applications if app.route_prefix is not None]
     _unique(document, prefixes, "route_prefix")
-    return DeployConfig(document, applications, tuple(key for key in CLUSTER_KEYS if root.get(key) is not None))
+    ignored = tuple(key for key in CLUSTER_KEYS if root.get(key) is not None)
+    return DeployConfig(document, applications, _capacity(document, root.get("target_capacity")), ignored)
+
+
+def _capacity(document: Document, value: Any) -> float | None:
+    if value is None:
+        return None
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 100:
+        raise document.error(("target_capacity",), f"must be a percentage from 0 to 100, got {value!r:.60}.")
+    return float(value)
 
 
 def _application(document: Document, value: Any, path: Path) -> AppConfig:
     entry = _mapping(document, value, path)
     _known(document, entry, _APPLICATION_KEYS, path)
-    for key in ("autoscaling_policy", "external_scaler_enabled", "logging_config"):
+    for key in ("external_scaler_enabled", "logging_config"):
         if entry.get(key):
             raise document.error((*path, key), "is not supported for a whole application; give it to its deployments.")
     return AppConfig(
@@ -81,8 +92,19 @@ def _application(document: Document, value: Any, path: Path) -> AppConfig:
         args=_mapping(document, entry.get("args") or {}, (*path, "args")),
         runtime_env=_mapping(document, entry.get("runtime_env") or {}, (*path, "runtime_env")),
         overrides=_overrides(document, entry.get("deployments") or [], (*path, "deployments")),
+        autoscaling_policy=_policy(document, entry.get("autoscaling_policy"), (*path, "autoscaling_policy")),
         given=entry,
     )
+
+
+def _policy(document: Document, value: Any, path: Path) -> Mapping[str, Any] | None:
+    if not value:
+        return None
+    policy = _mapping(document, value, path)
+    _known(document, policy, ("policy_function", "policy_kwargs"), path)
+    _text(document, policy.get("policy_function"), (*path, "policy_function"))
+    _mapping(document, policy.get("policy_kwargs") or {}, (*path, "policy_kwargs"))
+    return policy
 
 
 def _import_path(document: Document, entry: Mapping[str, Any], path: Path) -> str:

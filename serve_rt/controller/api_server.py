@@ -23,6 +23,7 @@ from serve_rt.etcd.election import Leadership
 from serve_rt.etcd.keys import Keys
 from serve_rt.etcd.values import Delete, Put, absent, modified_at
 from serve_rt.model.application import version_before
+from serve_rt.model.capacity import is_rising, while_rising
 from serve_rt.model.cluster import Cluster, Versioned
 from serve_rt.model.ids import AppName, NodeId, VersionId
 from serve_rt.model.node import MarkRecord, NodeMark
@@ -197,9 +198,13 @@ class ControllerService:
         salt = asked.deploy_id if force else ""
         before = now.value if now is not None else None
         versions = asked.deployments if as_is else tuple(_versioned(s, before, salt) for s in asked.deployments)
+        rising = is_rising(asked, before)
+        if rising and not as_is:
+            versions = tuple(while_rising(spec) for spec in versions)
         return replace(
             asked,
             deployments=versions,
+            capacity_rising=rising,
             deleting=False,
             deployed_at_s=self._clock.wall(),
             past_deploy_ids=past,

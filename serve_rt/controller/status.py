@@ -63,6 +63,7 @@ def build_status(cluster: Cluster, now_wall: float, age_s: float) -> ServeStatus
             name: _application(cluster, app.value, app.mod_revision, by_deployment)
             for name, app in sorted(cluster.apps.items())
         },
+        target_capacity=_capacity(cluster),
         age_s=age_s,
         leader=cluster.leader.node_id if cluster.leader is not None else "",
         notes=tuple(_notes(cluster, age_s)),
@@ -215,6 +216,12 @@ def _missing(states: Counter[str], memory: DeploymentMemory) -> str:
 
 def _join(*parts: str) -> str:
     return "\n".join(part for part in parts if part)
+
+
+def _capacity(cluster: Cluster) -> float | None:
+    """Of the applications that came by a file; the same for all of them unless one was deployed by hand since."""
+    given = {app.value.target_capacity for app in cluster.apps.values()} - {None}
+    return max((percent for percent in given if percent is not None), default=None)
 
 
 # --- nodes --------------------------------------------------------------------------------------------------------

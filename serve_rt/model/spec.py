@@ -165,6 +165,9 @@ class ApplicationSpec:
     """The deploys before this one, newest first: one that is asked again must not undo what came after it."""
     reborn_at: int = 0
     """Revision at which an application of this name was last deleted: what ran before is not part of this one."""
+    target_capacity: float | None = None
+    """In percent; the numbers of replicas in here are adjusted to it already."""
+    capacity_rising: bool = False
     autoscaling_policy: PolicySpec | None = None
     """Decides for all deployments of the application that scale, instead of their own policies."""
     restores: int = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 
 import pytest
 
@@ -85,3 +86,24 @@ def test_a_forgotten_node_is_replaced_at_once(cluster_of: ClusterFactory) -> Non
 
 def _registered(cluster: LocalCluster) -> set[str]:
     return {one.node_id for one in cluster.node.nodes().nodes if one.alive}
+
+
+@pytest.mark.chaos
+def test_a_lost_node_is_replaced_after_its_grace_and_one_copy_stays(cluster_of: ClusterFactory, show: Show) -> None:
+    """Only its agent is lost: its replicas serve on as suspects, and one copy of each goes when it is back."""
+    cluster = cluster_of(2)
+    cluster.deploy("echo", num_replicas=4, arguments={"sleep_ms": 20})
+    lost = cluster.nodes[1]
+    with LoadProcess(cluster.node.http_port, rate_per_s=RATE) as load:
+        lost.agent.signal(signal.SIGSTOP)
+        try:
+            eventually(lambda: len(cluster.node.replicas()) == 4, 40, "both are replaced on the other node")
+            assert all(handle.process.alive() for handle in lost.replicas()), "they are left alone"
+        finally:
+            lost.agent.signal(signal.SIGCONT)
+        started = time.monotonic()
+        eventually(lambda: sum(_counts(cluster)) == 4, 20, "one copy of each")
+        print(f"one copy {time.monotonic() - started:.1f} s after its return")
+        cluster.await_replicas(4)
+    show("a node is lost and returns", load.report)
+    assert load.report.lost == 0 and load.report.refused == 0 and load.report.ok, load.report.summary()
