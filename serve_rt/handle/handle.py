@@ -12,7 +12,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, overload
 
 from serve_rt.handle.broadcast import BroadcastCall, BroadcastSink, DeploymentBroadcastResponse
 from serve_rt.handle.call import Call, CallOptions, Sink
@@ -73,6 +73,34 @@ class DeploymentHandle(Generic[T]):
 
     # --- calls
 
+    @overload
+    def options(
+        self,
+        *,
+        stream: Literal[True],
+        method_name: str = ...,
+        multiplexed_model_id: str = ...,
+        session_id: str = ...,
+        use_new_handle_api: bool = ...,
+        _prefer_local_routing: bool = ...,
+        _by_reference: bool = ...,
+        request_serialization: str = ...,
+        response_serialization: str = ...,
+    ) -> StreamingHandle[T]: ...
+    @overload
+    def options(
+        self,
+        *,
+        stream: bool = ...,
+        method_name: str = ...,
+        multiplexed_model_id: str = ...,
+        session_id: str = ...,
+        use_new_handle_api: bool = ...,
+        _prefer_local_routing: bool = ...,
+        _by_reference: bool = ...,
+        request_serialization: str = ...,
+        response_serialization: str = ...,
+    ) -> DeploymentHandle[T]: ...
     def options(
         self,
         *,
@@ -108,8 +136,8 @@ class DeploymentHandle(Generic[T]):
     def remote(self, *args: Any, **kwargs: Any) -> DeploymentResponse[Any]:
         """Start a call and return at once, in any thread and inside or outside of event loops.
 
-        With `options(stream=True)` the result is a DeploymentResponseGenerator instead; its type is given as that of
-        the usual case, as Ray's is. Any: methods are found by name at run time.
+        With `options(stream=True)` the result is a DeploymentResponseGenerator instead, and type checkers know. Any:
+        methods are found by name at run time.
 
         *Errors*: TypeError when an argument cannot be pickled; NoClusterError when no cluster is to be found.
         """
@@ -198,3 +226,15 @@ class DeploymentHandle(Generic[T]):
 
     def __repr__(self) -> str:
         return f"DeploymentHandle(deployment='{self._key.deployment}')"
+
+
+if TYPE_CHECKING:
+
+    class StreamingHandle(DeploymentHandle[T]):
+        """What `options(stream=True)` is for type checkers; at run time it is a DeploymentHandle like any other."""
+
+        def remote(self, *args: Any, **kwargs: Any) -> DeploymentResponseGenerator[Any]: ...  # type: ignore[override]  # Ray's API: the kind of answer is an option
+        def dispatch(  # type: ignore[override]  # as above
+            self, selection: ReplicaSelection, *args: Any, **kwargs: Any
+        ) -> DeploymentResponseGenerator[Any]: ...
+        def __getattr__(self, name: str) -> StreamingHandle[T]: ...

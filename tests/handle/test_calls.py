@@ -304,7 +304,7 @@ def test_options_are_checked() -> None:
     with pytest.raises(ValueError, match="msgpack"):
         handle.options(request_serialization="msgpack")
     with pytest.raises(TypeError):
-        handle.options(methodname="x")  # type: ignore[call-arg]
+        handle.options(methodname="x")  # type: ignore[call-overload]
 
 
 def _until(true: Any) -> None:
