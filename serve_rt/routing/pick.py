@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 SLOWER = 2.0
-"""Less is the mood of a machine, and following it would make everybody run after it."""
+MATTERS_S = 0.005
+"""Less, as a ratio and in itself, is the mood of a machine, and following it would make everybody run after it."""
 
 
 def pick(loads: Sequence[int], latency_s: Callable[[int], float], turn: int, random_below: Callable[[int], int]) -> int:
@@ -31,9 +32,13 @@ def pick(loads: Sequence[int], latency_s: Callable[[int], float], turn: int, ran
     first = turn % count
     second = (first + 1 + random_below(count - 1)) % count
     first_s, second_s = latency_s(first), latency_s(second)
-    if first_s and second_s and not first_s / SLOWER <= second_s <= first_s * SLOWER:
+    if first_s and second_s and _unlike(first_s, second_s):
         return second if (loads[second] + 1) * second_s < (loads[first] + 1) * first_s else first
     return second if loads[second] < loads[first] else first
+
+
+def _unlike(one_s: float, other_s: float) -> bool:
+    return abs(one_s - other_s) > MATTERS_S and not one_s / SLOWER <= other_s <= one_s * SLOWER
 
 
 def candidates_for_model(holds: Sequence[bool], counts: Sequence[int]) -> list[int]:

@@ -38,7 +38,8 @@ async def test_requests_are_spread_and_answered() -> None:
         router = them.client(one, two)
         await until(lambda: "2 idle" in repr(router), "both links up")
         assert [await ask(router, f"r{n}") for n in range(10)] == [f"r{n}".encode() for n in range(10)]
-        assert (len(one.handler.started), len(two.handler.started)) == (5, 5), "equals are used in turn"
+        # In turn, unless the machine made one look slow: test_decisions.py has the exact rule.
+        assert min(len(one.handler.started), len(two.handler.started)) >= 2
         assert router.reserved == 0
 
 
