@@ -216,6 +216,7 @@ def _run_many(
 
         return run_local(list(targets))
     session = session or _start_if_needed()
+    sessions.point_handles(session)
     deployed = []
     for one in targets:
         options = AppOptions(

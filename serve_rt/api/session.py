@@ -22,7 +22,7 @@ from serve_rt.credentials import ClusterToken
 from serve_rt.errors import NoClusterError, ServeException
 from serve_rt.handle.address import find_agent
 from serve_rt.handle.driver_loop import driver_loop
-from serve_rt.handle.runtime import connect_driver, find_runtime, install
+from serve_rt.handle.runtime import HandleRuntime, connect_driver, find_runtime, install
 
 T = TypeVar("T")
 
@@ -33,6 +33,8 @@ class Session:
     identity: Identity
     own: OwnCluster | None = None
     """The cluster that this process started."""
+    handles: HandleRuntime | None = None
+    """What this process's handles go through; None inside a replica, which has its own."""
 
     @property
     def may_live(self) -> bool:
@@ -124,9 +126,16 @@ def _connect(address: str, token: ClusterToken) -> Session:
             raise
 
     client, identity = driver_loop().run(connect())
-    if not _inside_replica():
-        connect_driver(address, token, identity.cluster)
-    return Session(client, identity)
+    if _inside_replica():
+        return Session(client, identity)
+    connect_driver(address, token, identity.cluster)
+    return Session(client, identity, handles=find_runtime())
+
+
+def point_handles(session: Session) -> None:
+    """Let handles lead to the cluster again after a run in local testing mode, which took them over."""
+    if session.handles is not None and find_runtime() not in (None, session.handles):
+        install(session.handles)
 
 
 def _inside_replica() -> bool:

@@ -215,3 +215,16 @@ def test_handles_of_deployments_that_are_not_there() -> None:
 @covers("1.7-07")
 def test_handles_that_ask_nobody() -> None:
     assert serve.get_deployment_handle("x", "y", _check_exists=False).deployment_name == "x"
+
+
+@covers("1.2-14")
+@pytest.mark.parametrize("name", ["SERVE_FORCE_LOCAL_TESTING_MODE", "RAY_SERVE_FORCE_LOCAL_TESTING_MODE"])
+def test_local_testing_by_environment_takes_the_handles_only_until_the_next_run(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    with monkeypatch.context() as changed:
+        changed.setenv(name, "1")
+        assert serve.run(function.bind(), name="local").remote().result(timeout_s=ANSWER_S) == "function"
+        assert "local" not in serve.status().applications
+    serve.run(Outer.bind(label="silent"), name="silent", route_prefix=None)
+    assert call("silent", "get_label") == "silent"

@@ -177,13 +177,6 @@ def test_two_ingresses() -> None:
         build(First.bind(Second.bind()), AppOptions("shop"))
 
 
-@covers("1.2-14")
-@pytest.mark.parametrize("name", ["SERVE_FORCE_LOCAL_TESTING_MODE", "RAY_SERVE_FORCE_LOCAL_TESTING_MODE"])
-def test_local_testing_by_environment(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setenv(name, "1")
-    assert serve.run(Model.bind(), name="local").remote().result(timeout_s=10) == "answer"
-
-
 @covers("1.3-03")
 def test_no_targets() -> None:
     with pytest.raises(ValueError, match="No applications provided"):
