@@ -10,11 +10,14 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from serve_rt.errors import ServeException
 from serve_rt.model.spec import PolicySpec
@@ -37,6 +40,16 @@ class PolicyAnswer:
     """JSON."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """What the process may say: user code runs there, so nothing of it is taken on trust."""
+
+    replicas: tuple[float | None, ...] = ()
+    states: tuple[dict[str, Any], ...] = ()
+    error: str = ""
+    loaded: bool = False
+
+
 class PolicyHost:
     """*Resources*: the owner awaits `close()`."""
 
@@ -49,10 +62,10 @@ class PolicyHost:
         if self._process is None:
             await self._start()
         answer = await self._exchange({"contexts": contexts, "application": application}, ANSWER_S)
-        replicas, states = answer.get("replicas", ()), answer.get("states", ())
-        if len(replicas) != len(contexts) or len(states) != len(contexts):
-            raise PolicyError(f"policy {self._policy.name!r} gave {len(replicas)} answers to {len(contexts)} questions")
-        return PolicyAnswer(tuple(replicas), tuple(str(state) for state in states))
+        if not len(answer.replicas) == len(answer.states) == len(contexts):
+            count = len(answer.replicas)
+            raise PolicyError(f"policy {self._policy.name!r} gave {count} answers to {len(contexts)} questions")
+        return PolicyAnswer(answer.replicas, tuple(json.dumps(state) for state in answer.states))
 
     async def _start(self) -> None:
         code_fd = os.memfd_create("policy code") if self._code else -1
@@ -82,7 +95,7 @@ class PolicyHost:
         }
         await self._exchange(order, LOAD_S)
 
-    async def _exchange(self, question: Mapping[str, Any], limit_s: float) -> Mapping[str, Any]:
+    async def _exchange(self, question: Mapping[str, Any], limit_s: float) -> _Line:
         """A failure on the way ends the process: whatever it says later is no answer to the next question."""
         process = self._process
         assert process is not None and process.stdin is not None and process.stdout is not None
@@ -94,8 +107,10 @@ class PolicyHost:
                 line = await process.stdout.readline()
             if not line:
                 raise PolicyError(f"the process of policy {self._policy.name!r} ended")
-            answer: Mapping[str, Any] = json.loads(line)
-            answered = True
+            answer = msgspec.json.decode(line, type=_Line)
+            answered = not any(number is not None and not 0 <= number < math.inf for number in answer.replicas)
+            if not answered:
+                raise PolicyError(f"policy {self._policy.name!r} gave numbers that are none: {answer.replicas}")
         except TimeoutError as error:
             raise PolicyError(f"policy {self._policy.name!r} did not answer within {limit_s:g} s") from error
         except (OSError, ValueError) as error:
@@ -103,8 +118,8 @@ class PolicyHost:
         finally:
             if not answered:
                 await asyncio.shield(self.close())
-        if "error" in answer:
-            raise PolicyError(f"policy {self._policy.name!r} raised:\n{answer['error']}")
+        if answer.error:
+            raise PolicyError(f"policy {self._policy.name!r} raised:\n{answer.error}")
         return answer
 
     async def close(self) -> None:

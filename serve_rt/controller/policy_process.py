@@ -90,12 +90,12 @@ def _answer(policy: Policy, question: Mapping[str, Any]) -> dict[str, Any]:
         return {"error": traceback.format_exc(limit=-8)}
 
 
-def _of_one(policy: Policy, ctx: AutoscalingContext) -> tuple[float | None, str]:
+def _of_one(policy: Policy, ctx: AutoscalingContext) -> tuple[float | None, dict[str, Any]]:
     number, state = policy(ctx)
     return _number(number), _state(state)
 
 
-def _of_application(policy: Policy, contexts: list[AutoscalingContext]) -> list[tuple[float | None, str]]:
+def _of_application(policy: Policy, contexts: list[AutoscalingContext]) -> list[tuple[float | None, dict[str, Any]]]:
     """What the answer leaves out stays as it is."""
     numbers, states = policy({ctx.deployment_id: ctx for ctx in contexts})
     unknown = set(numbers) - {ctx.deployment_id for ctx in contexts}
@@ -106,7 +106,7 @@ def _of_application(policy: Policy, contexts: list[AutoscalingContext]) -> list[
 
 def _picked(
     one: DeploymentID, numbers: Mapping[DeploymentID, Any], states: Mapping[DeploymentID, Any], state: Any
-) -> tuple[float | None, str]:
+) -> tuple[float | None, dict[str, Any]]:
     return (_number(numbers[one]) if one in numbers else None), _state(states.get(one, state))
 
 
@@ -116,9 +116,12 @@ def _number(value: Any) -> float:
     return float(value)
 
 
-def _state(value: Any) -> str:
-    """*Errors*: TypeError for what is not JSON: it would not survive this process."""
-    return json.dumps(value or {})
+def _state(value: Any) -> dict[str, Any]:
+    """*Errors*: TypeError for what is not a dict of JSON: it would not survive this process."""
+    if value is not None and not isinstance(value, dict):
+        raise TypeError(f"a policy returns (number of replicas, state); the state was {value!r}, not a dict")
+    kept: dict[str, Any] = json.loads(json.dumps(value or {}))
+    return kept
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ class _Watched:
     looked_at: float
     peak: Peak = field(default_factory=Peak)
     wave: Wave = field(default_factory=Wave)
+    total: float = 0.0
     said: tuple[int, int] = (0, 0)
     seen: DeploymentScaling | None = None
     up_at: float | None = None
@@ -173,6 +174,7 @@ class Scaling:
         now: float,
     ) -> Decision:
         total = watched.series.aggregate(options.aggregation_function, options.look_back_period_s, now)
+        watched.total = total
         in_sight_s = watched.wave.in_sight_s(options.look_back_period_s, now) if self._learns else 0.0
         peak = watched.peak.note(total, max(options.look_back_period_s, in_sight_s), now)
         demand = Demand(total, watched.series.latest, peak, complete)
@@ -213,7 +215,7 @@ class Scaling:
             max_replicas=options.max_replicas,
             queued=0.0,
             ongoing=0.0,
-            total=watched.series.aggregate(options.aggregation_function, options.look_back_period_s, now),
+            total=watched.total,
             peak=watched.peak.highest,
             complete=False,
             why=decision.why,

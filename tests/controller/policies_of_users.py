@@ -40,6 +40,22 @@ def moody(ctx: AutoscalingContext) -> tuple[float, dict[str, Any]]:
     return ("many" if mood == "nonsense" else 2.0), {}  # type: ignore[return-value]  # that is the point
 
 
+def forger(ctx: AutoscalingContext) -> tuple[float, dict[str, Any]]:
+    """Finds the pipe to the leader and says what it likes."""
+    lies = [
+        b"[1]",
+        b'{"replicas": ["x"], "states": [{}]}',
+        b'{"replicas": [1e999], "states": [{}]}',
+        b'{"replicas": 7}',
+    ]
+    for fd in range(3, 30):
+        try:
+            os.write(fd, lies[int(ctx.total_num_requests)] + b"\n")
+        except OSError:
+            continue
+    return 1.0, {}
+
+
 def of_application(
     contexts: dict[DeploymentID, AutoscalingContext],
 ) -> tuple[dict[DeploymentID, float], dict[DeploymentID, dict[str, Any]] | None]:

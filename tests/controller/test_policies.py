@@ -90,6 +90,14 @@ async def test_whatever_a_policy_does_the_next_question_finds_one(monkeypatch: p
             assert (await one.ask([context()], application=False)).replicas == (2.0,)
 
 
+@pytest.mark.parametrize("lie", range(4))
+async def test_what_a_policy_forges_is_an_error_of_the_policy(lie: int) -> None:
+    """The leader reads numbers and dicts, or nothing."""
+    async with host(f"{HERE}:forger") as one:
+        with pytest.raises(PolicyError):
+            await one.ask([context(float(lie))], application=False)
+
+
 async def test_a_policy_that_is_not_there_is_named() -> None:
     async with host("no_such_module:policy") as one:
         with pytest.raises(PolicyError, match="no_such_module"):
