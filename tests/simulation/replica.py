@@ -153,6 +153,9 @@ class SimReplica:
     async def dump_stacks(self, request: pb.DumpStacksRequest, context: object) -> pb.DumpStacksReply:
         return pb.DumpStacksReply()
 
+    async def metrics(self, request: pb.MetricsRequest, context: object) -> pb.MetricsReply:
+        return pb.MetricsReply()
+
     def __repr__(self) -> str:
         return (
             f"<SimReplica {self.replica_id}.{self.incarnation} {pb.ReplicaPhase.Name(self.phase)} alive={self.alive}>"
