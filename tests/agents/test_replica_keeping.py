@@ -166,7 +166,7 @@ def test_without_local_restarts_a_crashed_replica_waits_for_the_store(cluster: L
     cluster.etcd.stop()
     os.kill(first.pid, signal.SIGKILL)
     with pytest.raises(AssertionError):
-        eventually(lambda: node.replicas("app") and node.replicas("app")[0].incarnation == 2, 1.5, "a local restart")
+        eventually(lambda: [one.incarnation for one in node.replicas("app")] == [2], 1.5, "a local restart")
     cluster.etcd.start()
     leader.await_state(ReplicaState.READY, incarnation=2)
 
