@@ -6,6 +6,7 @@ interpreter. The same program deployed again has the same versions and restarts 
 
 from __future__ import annotations
 
+import inspect
 import logging
 import sys
 from collections.abc import Mapping, Sequence
@@ -192,7 +193,7 @@ def _check_hooks(deployment: Deployment, options: DeploymentOptions) -> None:
         raise ValueError("user_config is not supported for function deployments: there is nothing to reconfigure.")
     if not deployment.is_class:
         return
-    for name, member in vars(deployment.func_or_class).items():
+    for name, member in inspect.getmembers_static(deployment.func_or_class):  # inherited ones too
         if isinstance(member, BatchedMethod):
             needed = member.settings.max_batch_size * member.settings.max_concurrent_batches
             if options.max_ongoing_requests < needed and member.settings.batch_size_fn is None:

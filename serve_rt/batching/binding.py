@@ -160,6 +160,8 @@ class BatchedMethod:
         self._slotted: dict[int, tuple[object, Any]] = {}
         """Functions of instances without a `__dict__`, kept as long as the class."""
         functools.update_wrapper(self, func)
+        # The class is part of it: a method may call the one of its parent, which has a queue of its own.
+        self._key = f"__serve_batched_{func.__module__}.{func.__qualname__}"
 
     def __reduce__(self) -> tuple[Any, tuple[Callable[..., Any], BatchSettings]]:
         return (BatchedMethod, (self.func, self.settings))
@@ -168,7 +170,7 @@ class BatchedMethod:
         if instance is None:
             return self
         table: dict[Any, tuple[object, Any]] = getattr(instance, "__dict__", self._slotted)
-        key: Any = id(instance) if table is self._slotted else f"__serve_batched_{self.func.__name__}"
+        key: Any = id(instance) if table is self._slotted else self._key
         found = table.get(key)
         if found is None or found[0] is not instance:  # a copy of an instance brings the original's function along
             bound = bind(_method_of(self.func, instance), self.settings.copy())

@@ -114,7 +114,8 @@ def _decorate(settings: BatchSettings, func: Callable[..., Any]) -> Any:
     if not callable(func):
         raise TypeError("@serve.batch can only be used to decorate functions or methods.")
     if not (inspect.iscoroutinefunction(func) or inspect.isasyncgenfunction(func)):
-        raise TypeError("Functions decorated with @serve.batch must be 'async def'")
+        name = getattr(func, "__qualname__", repr(func))
+        raise TypeError(f"Functions decorated with @serve.batch must be 'async def'; {name} is not")
     if _is_method(func):
         return BatchedMethod(func, settings)
     return bind(func, settings)
@@ -122,7 +123,7 @@ def _decorate(settings: BatchSettings, func: Callable[..., Any]) -> Any:
 
 def _is_method(func: Callable[..., Any]) -> bool:
     """Defined in a class body? Its qualified name says so; a function inside a function has `<locals>` before it."""
-    owner = func.__qualname__.rpartition(".")[0]
+    owner = getattr(func, "__qualname__", "").rpartition(".")[0]  # a partial function has none
     return bool(owner) and not owner.endswith("<locals>")
 
 

@@ -229,7 +229,7 @@ async def _hand_out_stream(answer: AsyncIterator[Any], items: Sequence[Item]) ->
     try:
         async for results in answer:
             for item, result in zip(items, _checked(results, items), strict=True):
-                if result in (StopIteration, StopAsyncIteration):
+                if result is StopIteration or result is StopAsyncIteration:  # arrays answer == with an array
                     item.end()
                 else:
                     item.give(result)

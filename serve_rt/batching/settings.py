@@ -44,7 +44,7 @@ def checked_size(value: object) -> int:
 def checked_wait(value: object) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise TypeError(f"batch_wait_timeout_s must be a float >= 0, got {value!r}")
-    if value < 0:
+    if not value >= 0:  # also not a number
         raise ValueError(f"batch_wait_timeout_s must be a float >= 0, got {value}")
     return float(value)
 

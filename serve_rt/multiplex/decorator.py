@@ -42,18 +42,24 @@ def multiplexed(func: Any = None, max_num_models_per_replica: int = 3) -> Any:
 
 def _check_limit(limit: object) -> None:
     if not isinstance(limit, int) or isinstance(limit, bool):
-        raise TypeError("max_num_models_per_replica must be an integer.")
+        raise TypeError(f"max_num_models_per_replica must be an integer, got {limit!r}.")
     if limit != -1 and limit <= 0:
-        raise ValueError("max_num_models_per_replica must be positive, or -1 for no limit.")
+        raise ValueError(f"max_num_models_per_replica must be positive, or -1 for no limit; got {limit}.")
 
 
 def _decorate(limit: int, func: Callable[..., Any]) -> Any:
+    name = getattr(func, "__qualname__", repr(func))
     if not inspect.iscoroutinefunction(func):
-        raise TypeError("@serve.multiplexed can only be used to decorate async functions or methods.")
+        raise TypeError(f"@serve.multiplexed can only be used to decorate async functions or methods; {name} is not.")
     parameters = len(inspect.signature(func).parameters)
     if parameters not in (1, 2):
-        raise TypeError("@serve.multiplexed functions take the model id alone, methods `self` and the model id.")
+        raise TypeError(
+            f"@serve.multiplexed functions take the model id alone, methods `self` and the model id; {name} takes "
+            f"{parameters} parameters."
+        )
     caches: dict[str, ModelCache] = {}
+    # The class is part of it: a loader may call the one of its parent, which has a cache of its own.
+    key = f"{PREFIX}{func.__module__}.{name}"
 
     @functools.wraps(func)
     async def load(*args: Any) -> Any:
@@ -62,7 +68,6 @@ def _decorate(limit: int, func: Callable[..., Any]) -> Any:
         *owner, model_id = args
         _check_model_id(model_id)
         table = vars(owner[0]) if owner else caches
-        key = PREFIX + func.__name__
         if key not in table:
             table[key] = ModelCache(functools.partial(func, *owner), limit)
         return await table[key].get(model_id)
@@ -72,9 +77,12 @@ def _decorate(limit: int, func: Callable[..., Any]) -> Any:
 
 def _check_model_id(model_id: object) -> None:
     if not isinstance(model_id, str):
-        raise TypeError("The model ID must be a string.")
+        raise TypeError(f"The model ID must be a string, got {model_id!r}.")
     if not model_id:
-        raise ValueError("The model ID cannot be empty.")
+        raise ValueError(
+            "The model ID cannot be empty: send the header `serve_multiplexed_model_id`, or call by "
+            "`handle.options(multiplexed_model_id=...)`."
+        )
 
 
 async def unload_all(instance: object) -> None:
