@@ -18,7 +18,7 @@ import socket
 import grpc.aio
 
 from serve_rt.agents import readiness, specs
-from serve_rt.agents.children import Child, Children
+from serve_rt.agents.children import Children
 from serve_rt.agents.ending import Ending, EndingWish
 from serve_rt.agents.hosting import forget_data, host_etcd, remove_sockets
 from serve_rt.agents.launcher.records import Handle, ProcessKind
@@ -27,6 +27,7 @@ from serve_rt.agents.leaving import Leaving
 from serve_rt.agents.node import ThisNode
 from serve_rt.agents.parts import Parts
 from serve_rt.agents.proc_state import boot_id
+from serve_rt.agents.proxies import Proxies
 from serve_rt.agents.reaching import first_contact
 from serve_rt.agents.resources import node_resources
 from serve_rt.agents.settings import Settings
@@ -39,8 +40,6 @@ from serve_rt.model.starts import EtcdAddress
 
 log = logging.getLogger(__name__)
 _PROXY_ANSWERS_S = 10.0
-_WORKER_ACCEPTS_S = 20.0
-"""A successor's time; it may wait some seconds for its first routes."""
 _REGISTERED_SOON_S = 2.0
 
 
@@ -54,6 +53,7 @@ class Agent:
         self._tasks = TaskOwner("agent", on_failure=lambda _: self._ending.set(Ending.FAIL))
         launcher.on_broken = lambda _: self._ending.set(Ending.FAIL)
         self._children = Children(launcher, self._clock)
+        self._proxies = Proxies(settings, launcher, self._children, found)
         self._token = ClusterToken.create(settings.state.token)
         self._server: grpc.aio.Server = control_server(self._token)
         self._parts: Parts | None = None
@@ -80,9 +80,10 @@ class Agent:
 
     async def _start(self) -> None:
         port = self._bind()
-        (etcd, hosts_etcd), http_port = await asyncio.gather(self._etcd(), self._bind_http())
-        node = self._node(port, http_port, etcd, hosts_etcd)
+        (etcd, hosts_etcd), _ = await asyncio.gather(self._etcd(), self._proxies.bind_if_sure())
+        node = self._node(port, etcd, hosts_etcd)
         parts = self._parts = Parts(node, self._launcher, self._children, self._clock, self._tasks)
+        parts.serve_http(self._proxies)
         self._ending.needed_by_others = parts.other_nodes
         self._server.add_generic_rpc_handlers((parts.handler(self._ending),))
         await self._server.start()
@@ -90,16 +91,18 @@ class Agent:
         adopted = await parts.adopt(self._found)
         parts.start_tasks()
         log.info("serving on %s", node.address, extra={"action": "agent_serving", "adopted": adopted})
-        proxies = asyncio.create_task(self._start_proxies(node, http_port), name="start proxies")
+        await self._proxies.bind_if_told(node, parts.mirror)
+        proxies = asyncio.create_task(self._proxies.start(node), name="start proxies")
         try:
             await self._register(parts)
             await self._start_controller(node)
             await proxies
         finally:
             await cancel_and_wait(proxies)
+        self._tasks.start_eternal(self._proxies.run(node), name="proxies")
         await self._children.retire_strangers(self._found)
         note_software(self._settings.state)
-        await self._report_ready(node, http_port)
+        await self._report_ready(node)
 
     def _bind(self) -> int:
         """Our gRPC port; with `--port 0` the one of our former life if it is still free: others remember it."""
@@ -121,14 +124,7 @@ class Agent:
             return self._settings.etcd, False
         return await host_etcd(self._settings, self._children, self._found), True
 
-    async def _bind_http(self) -> int:
-        settings = self._settings
-        if not settings.proxy or settings.proxy_workers == 0:
-            return 0
-        port = settings.http_port or specs.adopted_http_port(self._found)
-        return await self._launcher.bind_http(settings.http_host, port, settings.proxy_workers)
-
-    def _node(self, port: int, http_port: int, etcd: EtcdAddress, hosts_etcd: bool) -> ThisNode:
+    def _node(self, port: int, etcd: EtcdAddress, hosts_etcd: bool) -> ThisNode:
         settings = self._settings
         node_id = NodeId(settings.node_id or kept_node_id(settings))
         return ThisNode(
@@ -139,24 +135,9 @@ class Agent:
             token=self._token,
             resources=node_resources(settings, node_id),
             address=f"{settings.advertised}:{port}",
-            http_address=_http_address(settings, http_port),
             etcd=etcd,
             hosts_etcd=hosts_etcd,
         )
-
-    async def _start_proxies(self, node: ThisNode, http_port: int) -> None:
-        workers = range(self._settings.proxy_workers if http_port else 0)
-        children = [self._add_proxy(node, worker, http_port) for worker in workers]
-        proxies = [handle for handle in self._found if handle.kind is ProcessKind.PROXY]
-        await asyncio.gather(*(child.ensure(proxies) for child in children))
-
-    def _add_proxy(self, node: ThisNode, worker: int, http_port: int) -> Child:
-        path = self._settings.state.accepting(worker)
-
-        async def up(handle: Handle) -> bool:
-            return await readiness.worker_accepts(path, handle, _WORKER_ACCEPTS_S)
-
-        return self._children.add(specs.proxy_spec(node, worker, http_port), up)
 
     async def _register(self, parts: Parts) -> None:
         """With something running here etcd may come later; without, its absence is a mistake to be told at once."""
@@ -181,14 +162,14 @@ class Agent:
             child = self._children.add(specs.controller_spec(node))
             await child.ensure(handle for handle in self._found if handle.kind is ProcessKind.CONTROLLER)
 
-    async def _report_ready(self, node: ThisNode, http_port: int) -> None:
+    async def _report_ready(self, node: ThisNode) -> None:
         fd = self._settings.ready_fd
         if fd is None:
             return
-        host = self._settings.http_host
+        host, http_port = self._settings.http_host, self._proxies.port
         if http_port and not await readiness.proxy_answers(host, http_port, self._settings.https, _PROXY_ANSWERS_S):
             log.warning("the proxy does not answer yet", extra={"action": "proxy_silent"})
-        readiness.report(fd, node)
+        readiness.report(fd, node, self._proxies.address)
 
     # --- down -----------------------------------------------------------------------------------------------------
 
@@ -247,13 +228,6 @@ class Agent:
         if self._parts is not None:
             await self._parts.close()
         await self._launcher.close()
-
-
-def _http_address(settings: Settings, http_port: int) -> str:
-    """host:port, with https:// before it where that is spoken; "" where no proxy is."""
-    if not http_port:
-        return ""
-    return f"{'https://' if settings.https else ''}{settings.http_host}:{http_port}"
 
 
 def kept_node_id(settings: Settings) -> str:

@@ -64,6 +64,7 @@ class AgentService:
         leave: Callable[[bool, float], str],
         restart_proxies: Callable[[], Any],
         clock: Clock,
+        http_address: Callable[[], str] = lambda: "",
     ) -> None:
         self._node, self._mirror, self._leader, self._feed = node, mirror, leader, feed
         self._blobs, self._supervisor, self._observations = blobs, supervisor, observations
@@ -71,6 +72,7 @@ class AgentService:
         self._leave = leave
         self._restart_proxies = restart_proxies
         self._clock = clock
+        self._http_address = http_address
         self._demand = DemandBook(clock.monotonic())
         self._metrics = MetricsBook()
 
@@ -133,8 +135,9 @@ class AgentService:
             boot_id=self._node.boot_id,
             software=software(),
             pid=os.getpid(),
-            http_address=self._node.http_address,
+            http_address=self._http_address(),
             launcher=await self._launcher.state_word(),
+            proxy_location=proxy.location if (proxy := self._mirror.cluster.proxy) is not None else "",
         )
 
     def _need_store(self) -> None:

@@ -142,6 +142,25 @@ class Child:
         if self.handle is not None:
             await self._signal(self.handle.incarnation, signum)
 
+    async def rest(self) -> None:
+        """Ask it to end, and start it no more until `resume`."""
+        async with self._spawning:
+            self._stopped = True
+            handle, self.handle = self.handle, None
+            if handle is not None:
+                await self._retire(handle.incarnation)
+
+    async def resume(self) -> None:
+        """Start it again. *Errors*: ServeException when it could not be."""
+        async with self._spawning:
+            self._stopped = False
+            if self.handle is None:
+                await self._spawn()
+
+    @property
+    def resting(self) -> bool:
+        return self._stopped
+
     async def kill(self) -> None:
         self._stopped = True
         for incarnation in {*self.lame, *([self.handle.incarnation] if self.handle is not None else [])}:

@@ -86,6 +86,10 @@ class LauncherLink:
         self._sockets = [(host, bound, slots)]
         return bound
 
+    async def unbind_http(self) -> None:
+        self._sockets = []
+        await self._ask(lambda client: client.unbind_http())
+
     async def preload(self, modules: tuple[str, ...]) -> None:
         await self._ask(lambda client: client.preload(modules))
 

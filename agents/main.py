@@ -28,6 +28,7 @@ from serve_rt.agents.settings import (
 )
 from serve_rt.config.paths import StateDir
 from serve_rt.errors import ServeException
+from serve_rt.model.proxies import ProxyLocation
 from serve_rt.model.starts import EtcdAddress
 from serve_rt.proxy.limits import parse_limits
 
@@ -81,6 +82,12 @@ _state_dir = click.option(
 @_state_dir
 @click.option("--controller/--no-controller", default=True, help="be a candidate for the cluster's leader")
 @click.option("--proxy/--no-proxy", default=True, help="serve HTTP on this node")
+@click.option(
+    "--proxy-location",
+    type=click.Choice([location.value for location in ProxyLocation]),
+    default=None,
+    help="of the whole cluster, said by its first agent: which nodes serve HTTP  [default: EveryNode]",
+)
 @click.option("--proxy-workers", type=click.IntRange(0, MAX_PROXY_WORKERS), default=1, show_default=True)
 @click.option("--drain-on-term", is_flag=True, help="SIGTERM ends the node instead of this process only")
 @click.option("--insecure", is_flag=True, help="allow addresses that other machines can reach, without TLS")
@@ -136,13 +143,14 @@ def _settings(options: dict[str, Any]) -> Settings:
         key=taken.pop("etcd_key"),
     )
     taken.pop("etcd", None)
-    memory = taken.pop("memory")
+    memory, location = taken.pop("memory"), taken.pop("proxy_location")
     for name in ("http_ssl_certfile", "http_ssl_keyfile"):  # workers have another working directory
         taken[name] = os.path.abspath(taken[name]) if taken[name] else ""
     return Settings(
         state=_state(taken.pop("state_dir")),
         etcd=etcd if etcd.endpoints else None,
         memory_bytes=parse_memory(memory) if memory is not None else None,
+        proxy_location=ProxyLocation(location) if location is not None else None,
         labels=parse_labels(taken.pop("labels")),
         custom=parse_resources(taken.pop("resources")),
         http_limits=parse_limits(taken.pop("http_limit")),

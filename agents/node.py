@@ -23,7 +23,6 @@ class ThisNode:
     resources: NodeResources
     address: str
     """host:port of the agent, as others reach it."""
-    http_address: str
     etcd: EtcdAddress
     hosts_etcd: bool
 

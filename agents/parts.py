@@ -28,6 +28,7 @@ from serve_rt.agents.leader_calls import LeaderCalls
 from serve_rt.agents.memory import AgentMemory
 from serve_rt.agents.node import ThisNode
 from serve_rt.agents.observations import Observations
+from serve_rt.agents.proxies import Proxies
 from serve_rt.agents.reaching import tls_of
 from serve_rt.agents.registration import Registration
 from serve_rt.agents.starting import Starter
@@ -54,6 +55,7 @@ class Parts:
     ) -> None:
         self.node, self._launcher, self._children, self._tasks = node, launcher, children, tasks
         self._clock = clock
+        self._proxies: Proxies | None = None
         keys = Keys(node.cluster)
         self.store = EtcdClient(node.etcd.endpoints, tls=tls_of(node.etcd))
         self.mirror = Mirror(self.store, keys, clock=clock)
@@ -90,8 +92,14 @@ class Parts:
             ending.leave,
             self._restart_proxies,
             self._clock,
+            self._http_address,
         )
         return service_handler(pb.DESCRIPTOR.services_by_name["Agent"], service)
+
+    def serve_http(self, proxies: Proxies) -> None:
+        """Before anything is registered: a node without it serves no HTTP."""
+        self._proxies = proxies
+        proxies.on_address = self._tell_http_address
 
     async def adopt(self, found: Iterable[Handle]) -> int:
         """Take over what runs here; routes are corrected by it from now on."""
@@ -128,6 +136,8 @@ class Parts:
         mine = cluster.assignments_of(self.node.node_id)
         self.supervisor.apply(Reading(cluster.incarnation, cluster.revision, cluster.epoch, mine))
         self.feed.cluster_changed(cluster)
+        if self._proxies is not None:
+            self._proxies.cluster_changed(self.node.node_id, cluster)
 
     def _replica_changed(self, replica: ReplicaId) -> None:
         self.feed.refresh()
@@ -144,10 +154,13 @@ class Parts:
             log.warning("not learned: %s", error, extra={"action": "preload_failed"})
 
     async def _restart_proxies(self) -> int:
-        workers = self._children.of(ProcessKind.PROXY)
-        for worker in workers:
-            await worker.replace()
-        return len(workers)
+        return await self._proxies.restart() if self._proxies is not None else 0
+
+    def _tell_http_address(self) -> None:
+        self._tasks.start(self.registration.update(), name="tell the HTTP address")
+
+    def _http_address(self) -> str:
+        return self._proxies.address if self._proxies is not None else ""
 
     # --- what others ask for --------------------------------------------------------------------------------------
 
@@ -168,7 +181,8 @@ class Parts:
             labels=node.settings.labels,
             hostname=socket.gethostname(),
             pid=os.getpid(),
-            http_address=node.http_address,
+            http_address=self._http_address(),
+            may_serve_http=self._proxies is not None and self._proxies.may,
             replica_host=node.replica_host,
             highest_revision=self.supervisor.high_water.revision,
             started_at_s=self._started_at_s,

@@ -65,9 +65,9 @@ async def _asked(host: str, port: int, https: bool) -> bool:
         writer.close()
 
 
-def report(fd: int, node: ThisNode) -> None:
+def report(fd: int, node: ThisNode, http_address: str) -> None:
     line = json.dumps(
-        {"node_id": node.node_id, "address": node.address, "http_address": node.http_address, "pid": os.getpid()}
+        {"node_id": node.node_id, "address": node.address, "http_address": http_address, "pid": os.getpid()}
     )
     try:
         os.write(fd, line.encode() + b"\n")

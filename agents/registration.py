@@ -21,6 +21,7 @@ from serve_rt.credentials import control_channel
 from serve_rt.errors import ConflictError, EtcdError, EtcdUnavailableError, SessionLostError
 from serve_rt.etcd import EtcdStore, Keys, Session
 from serve_rt.model.node import NodeRecord
+from serve_rt.model.proxies import ProxyLocation, ProxyRecord
 from serve_rt.pb import control_pb2 as pb
 from serve_rt.store.writer import NodeWriter
 from serve_rt.wire.services import Stub
@@ -62,6 +63,7 @@ class Registration:
         try:
             writer = NodeWriter(self._store, self._keys, self._node.node_id, session.lease)
             await self._take(writer)
+            await self._propose_proxies(writer)
         except BaseException:
             await session.close()
             raise
@@ -112,6 +114,18 @@ class Registration:
             await writer.leave()
         if session is not None:
             await session.close()
+
+    async def _propose_proxies(self, writer: NodeWriter) -> None:
+        """The first agent's word on who serves HTTP holds for the cluster."""
+        asked = self._node.settings.proxy_location
+        said = await writer.propose_proxy(ProxyRecord(asked or ProxyLocation.EveryNode))
+        if asked not in (None, said.location):
+            log.warning(
+                "--proxy-location %s is ignored: the running cluster has %s",
+                asked,
+                said.location,
+                extra={"action": "proxy_location_ignored"},
+            )
 
     async def _drop_session(self) -> None:
         session, self._session, self._writer = self._session, None, None

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from serve_rt.config.paths import StateDir
 from serve_rt.errors import ConfigError
+from serve_rt.model.proxies import ProxyLocation
 from serve_rt.model.starts import EtcdAddress
 
 MAX_PROXY_WORKERS = 64
@@ -78,6 +79,8 @@ class Settings:
     controller: bool = True
     proxy: bool = True
     proxy_workers: int = 1
+    proxy_location: ProxyLocation | None = None
+    """Of the whole cluster, which its first agent decides; None: not said."""
     drain_on_term: bool = False
     insecure: bool = False
     log_level: str = "INFO"

@@ -108,6 +108,10 @@ class LauncherClient:
         bound: int = await self._ask("bind_http", int, host=host, port=port, slots=slots)
         return bound
 
+    async def unbind_http(self) -> None:
+        """Close the listening sockets here; workers that have them end on their own."""
+        await self._ask("unbind_http", None)
+
     async def preload(self, modules: Iterable[str]) -> None:
         """Constructors imported these: have the next replicas forked with them. Returns at once."""
         wanted = list(modules)

@@ -41,6 +41,7 @@ class Requests:
             "kill_group": self._kill_group,
             "forget": self._forget,
             "bind_http": self._bind_http,
+            "unbind_http": self._unbind_http,
             "preload": self._preload,
             "status": self._tell_status,
             "shutdown": self._shutdown,
@@ -111,6 +112,10 @@ class Requests:
 
     def _bind_http(self, request: Request, reply: Reply) -> None:
         reply(self._sockets.bind(str(request["host"]), int(request["port"]), int(request["slots"])))
+
+    def _unbind_http(self, request: Request, reply: Reply) -> None:
+        self._sockets.close()
+        reply(None)
 
     def _preload(self, request: Request, reply: Reply) -> None:
         self._nurseries.learn(msgspec.convert(request["modules"], tuple[str, ...]))

@@ -38,6 +38,8 @@ class Identity:
     node_id: str
     http_address: str
     pid: int
+    proxy_location: str = ""
+    """Of the whole cluster; "" while the agent has not read it."""
 
 
 class AgentClient:
@@ -54,7 +56,7 @@ class AgentClient:
             reply = await self._ask("Identity", pb.IdentityRequest(), 5.0)
         except UnavailableError as error:
             raise NoClusterError(f"no agent answers at {self.address}: {error}") from error
-        return Identity(reply.cluster, reply.node_id, reply.http_address, int(reply.pid))
+        return Identity(reply.cluster, reply.node_id, reply.http_address, int(reply.pid), reply.proxy_location)
 
     async def put_blobs(self, blobs: Mapping[BlobDigest, bytes]) -> None:
         await asyncio.gather(*(self._put_blob(digest, data) for digest, data in blobs.items()))

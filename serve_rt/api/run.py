@@ -81,7 +81,7 @@ def start(
         raise ValueError("grpc_options.grpc_servicer_functions is not supported: there is no gRPC ingress yet.")
     http = checked(HTTPOptions, http_options, "http_options") if http_options is not None else HTTPOptions()
     _logging = logs
-    _start(http, _location(proxy_location) or http.proxy_location() or ProxyLocation.EveryNode)
+    _start(http, _location(proxy_location) or http.proxy_location())
 
 
 def _location(given: str | ProxyLocation | None) -> ProxyLocation | None:
@@ -91,21 +91,19 @@ def _location(given: str | ProxyLocation | None) -> ProxyLocation | None:
     raise ValueError(f"proxy_location must be one of {', '.join(ProxyLocation)}, got {given!r}.")
 
 
-def _start(http: HTTPOptions, location: ProxyLocation, flags: Sequence[str] = ()) -> Session:
+def _start(http: HTTPOptions, location: ProxyLocation | None, flags: Sequence[str] = ()) -> Session:
     global _http
     sessions.show_logs()
     _http = http
     session, started = sessions.current_or_new(flags=[*_flags(http, location), *flags])
     if not started:
-        _warn_of_difference(session, http)
-    elif location is ProxyLocation.HeadOnly:
-        log.warning("HeadOnly: this node serves HTTP; start the agents that join with --no-proxy, or they do too")
+        _warn_of_difference(session, http, location)
     return session
 
 
-def _flags(http: HTTPOptions, location: ProxyLocation) -> list[str]:
-    flags = ["--port", "0"]
-    if http.host is None or location is ProxyLocation.Disabled:
+def _flags(http: HTTPOptions, location: ProxyLocation | None) -> list[str]:
+    flags = ["--port", "0", "--proxy-location", location or ProxyLocation.EveryNode]
+    if http.host is None:
         return [*flags, "--no-proxy"]
     flags += ["--http-host", http.host, "--http-port", str(http.port)]
     flags += ["--http-keep-alive-timeout-s", str(http.keep_alive_timeout_s)]
@@ -120,7 +118,10 @@ def _flags(http: HTTPOptions, location: ProxyLocation) -> list[str]:
     return flags
 
 
-def _warn_of_difference(session: Session, http: HTTPOptions) -> None:
+def _warn_of_difference(session: Session, http: HTTPOptions, location: ProxyLocation | None) -> None:
+    if location is not None and session.identity.proxy_location not in ("", location):
+        running = session.identity.proxy_location
+        log.warning("the running cluster has proxy_location %s; %s is ignored", running, location)
     asked = f"{'https://' if http.ssl_certfile else ''}{http.host}:{http.port}"
     has = session.identity.http_address
     if http != HTTPOptions() and asked != has:
@@ -255,7 +256,7 @@ def _logging_for(one: RunTarget) -> LoggingConfig | None:
 
 def _start_if_needed() -> Session:
     sessions.show_logs()
-    return sessions.find() or _start(_http or HTTPOptions(), ProxyLocation.EveryNode)
+    return sessions.find() or _start(_http or HTTPOptions(), None)
 
 
 def url_of(session: Session, route_prefix: str) -> str:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from serve_rt.config.fields import check_bool, check_integer, check_number, check_text
 from serve_rt.errors import ConfigError
+from serve_rt.model.proxies import ProxyLocation as ProxyLocation
 from serve_rt.model.spec import AutoscalingOptions, PolicySpec
 
 T = TypeVar("T")
@@ -58,12 +59,6 @@ def checked(kind: type[T], given: T | Mapping[str, Any], option: str) -> T:
     if isinstance(given, Mapping):
         return from_mapping(kind, given)
     raise TypeError(f"{option} must be a {kind.__name__} or a dict, got {type(given).__name__}.")
-
-
-class ProxyLocation(enum.StrEnum):
-    Disabled = "Disabled"
-    HeadOnly = "HeadOnly"
-    EveryNode = "EveryNode"
 
 
 class DeploymentMode(enum.StrEnum):

@@ -15,6 +15,7 @@ from typing import Generic, TypeVar
 from serve_rt.model.application import ApplicationMemory
 from serve_rt.model.ids import AppName, BlobDigest, DeploymentKey, DeploymentName, NodeId, ReplicaId, VersionId
 from serve_rt.model.node import MarkRecord, NodeMark, NodeRecord
+from serve_rt.model.proxies import ProxyRecord
 from serve_rt.model.replica import Assignment, Observed
 from serve_rt.model.routes import DeploymentRoute
 from serve_rt.model.scaling import ScalingMemory
@@ -175,6 +176,10 @@ class Cluster:
     versions: Mapping[AppName, Mapping[int, ApplicationSpec]] = field(default_factory=dict)
     """The last versions of each application, by number."""
     nodes: Mapping[NodeId, NodeRecord] = field(default_factory=dict)
+    registered_at: Mapping[NodeId, int] = field(default_factory=dict)
+    """Revision of each registration's first write; the agent's later writes and its successors keep it."""
+    proxy: ProxyRecord | None = None
+    """None before the first agent has written it."""
     marks: Mapping[NodeId, MarkRecord] = field(default_factory=dict)
     assignments: Mapping[ReplicaId, Assignment] = field(default_factory=dict)
     assigned_at: Mapping[ReplicaId, int] = field(default_factory=dict)

@@ -23,7 +23,9 @@ class NodeRecord:
     hostname: str = ""
     pid: int = 0
     http_address: str = ""
-    """host:port of the node's HTTP proxy, "" with --no-proxy."""
+    """host:port of the node's HTTP proxy, "" while it has none."""
+    may_serve_http: bool = False
+    """It was not started with --no-proxy: the cluster's `ProxyLocation` decides."""
     replica_host: str = "127.0.0.1"
     """Where replicas of this node listen."""
     highest_revision: int = 0

@@ -267,7 +267,7 @@ class IdentityRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class IdentityReply(_message.Message):
-    __slots__ = ("cluster", "node_id", "session", "boot_id", "software", "pid", "http_address", "launcher")
+    __slots__ = ("cluster", "node_id", "session", "boot_id", "software", "pid", "http_address", "launcher", "proxy_location")
     CLUSTER_FIELD_NUMBER: _ClassVar[int]
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
@@ -276,6 +276,7 @@ class IdentityReply(_message.Message):
     PID_FIELD_NUMBER: _ClassVar[int]
     HTTP_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     LAUNCHER_FIELD_NUMBER: _ClassVar[int]
+    PROXY_LOCATION_FIELD_NUMBER: _ClassVar[int]
     cluster: str
     node_id: str
     session: str
@@ -284,7 +285,8 @@ class IdentityReply(_message.Message):
     pid: int
     http_address: str
     launcher: str
-    def __init__(self, cluster: _Optional[str] = ..., node_id: _Optional[str] = ..., session: _Optional[str] = ..., boot_id: _Optional[str] = ..., software: _Optional[str] = ..., pid: _Optional[int] = ..., http_address: _Optional[str] = ..., launcher: _Optional[str] = ...) -> None: ...
+    proxy_location: str
+    def __init__(self, cluster: _Optional[str] = ..., node_id: _Optional[str] = ..., session: _Optional[str] = ..., boot_id: _Optional[str] = ..., software: _Optional[str] = ..., pid: _Optional[int] = ..., http_address: _Optional[str] = ..., launcher: _Optional[str] = ..., proxy_location: _Optional[str] = ...) -> None: ...
 
 class RestartProxiesRequest(_message.Message):
     __slots__ = ()

@@ -18,6 +18,7 @@ from serve_rt.model.application import ApplicationMemory, AppVersion
 from serve_rt.model.cluster import Cluster, DeploymentMemory, LeaderRecord, MetaRecord, Versioned
 from serve_rt.model.ids import AppName, BlobDigest, DeploymentKey, DeploymentName, NodeId, ReplicaId, deployment_of
 from serve_rt.model.node import MarkRecord, NodeRecord
+from serve_rt.model.proxies import ProxyRecord
 from serve_rt.model.replica import Assignment, Observed
 from serve_rt.model.routes import DeploymentRoute
 from serve_rt.model.spec import ApplicationSpec
@@ -47,6 +48,7 @@ class Fold:
             "meta": self._meta,
             "leader": self._leader,
             "nodes": self._node,
+            "proxy": self._proxy,
             "marks": self._mark,
             "apps": self._app,
             "served": self._served,
@@ -76,7 +78,7 @@ class Fold:
             kind, *rest = change.path.split("/")
             applier = self._appliers.get(kind)
             if applier is None:
-                continue  # a newer version's key, or one that others read (/proxy)
+                continue  # a newer version's key
             try:
                 applier(rest, change)
             except (ConfigError, ValueError) as error:
@@ -100,6 +102,11 @@ class Fold:
     def _node(self, rest: list[str], change: Change) -> None:
         (node,) = rest
         _set(self._map("nodes"), NodeId(node), _decoded(change, NodeRecord))
+        registered = change.create_revision if change.value is not None else None
+        _set(self._map("registered_at"), NodeId(node), registered)
+
+    def _proxy(self, _rest: list[str], change: Change) -> None:
+        self._fields["proxy"] = _decoded(change, ProxyRecord)
 
     def _mark(self, rest: list[str], change: Change) -> None:
         (node,) = rest

@@ -15,6 +15,7 @@ from serve_rt.etcd.keys import Keys
 from serve_rt.etcd.values import Compare, Delete, KeyValue, Put, TxnResult, absent, lease_is
 from serve_rt.model.ids import BlobDigest, NodeId, ReplicaId
 from serve_rt.model.node import NodeRecord
+from serve_rt.model.proxies import ProxyRecord
 from serve_rt.model.replica import Observed
 from serve_rt.wire.records import decode, encode
 
@@ -50,6 +51,14 @@ class NodeWriter:
         if result.succeeded:
             return Registered(True, result.revision, None)
         return Registered(False, result.revision, result.found[0] if result.found else None)
+
+    async def propose_proxy(self, record: ProxyRecord) -> ProxyRecord:
+        """Write `/proxy` if nobody has; what it says then."""
+        key = self._keys.proxy
+        result = await self._store.txn([absent(key)], [Put(key, encode(record))], [key])
+        if result.succeeded or not result.found:
+            return record
+        return decode(result.found[0].value, ProxyRecord, source=key)
 
     async def update(self, record: NodeRecord) -> int:
         """Rewrite our registration. *Errors*: SessionLostError when it is not ours any more."""

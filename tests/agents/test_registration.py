@@ -29,7 +29,7 @@ def test_a_changed_record_waits_for_an_etcd_that_is_away(tmp_path: Path) -> None
         etcd = FakeEtcd()
         settings, token = Settings(StateDir(tmp_path)), ClusterToken(bytes(32))
         address = EtcdAddress(())
-        node = ThisNode(settings, NodeId("n"), "s1", "boot", token, RESOURCES, "n:1", "", address, hosts_etcd=False)
+        node = ThisNode(settings, NodeId("n"), "s1", "boot", token, RESOURCES, "n:1", address, hosts_etcd=False)
         quarantined: dict[str, str] = {}
 
         def record() -> NodeRecord:

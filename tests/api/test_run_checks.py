@@ -64,8 +64,9 @@ def test_http_options_become_flags_of_the_agent() -> None:
 
     plain = _settings_of(_flags(HTTPOptions(), ProxyLocation.HeadOnly))
     assert plain.proxy and plain.http_root_path == "" and plain.http_request_timeout_s is None
-    assert not _settings_of(_flags(HTTPOptions(), ProxyLocation.Disabled)).proxy
-    assert not _settings_of(_flags(HTTPOptions(host=None), ProxyLocation.EveryNode)).proxy
+    assert plain.proxy_location is ProxyLocation.HeadOnly
+    assert _settings_of(_flags(HTTPOptions(), None)).proxy_location is ProxyLocation.EveryNode
+    assert not _settings_of(_flags(HTTPOptions(host=None), None)).proxy
 
 
 def _settings_of(flags: list[str]) -> Settings:

@@ -135,7 +135,6 @@ class SimMachine:
             token=TOKEN,
             resources=self.resources,
             address=f"{self.name}:{PORT}",
-            http_address="",
             etcd=EtcdAddress(()),
             hosts_etcd=False,
         )

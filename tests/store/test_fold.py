@@ -10,6 +10,7 @@ import pytest
 from serve_rt.model.cluster import Cluster, DeploymentMemory, LeaderRecord, MetaRecord, RolloutPhase
 from serve_rt.model.ids import AppName, BlobDigest, DeploymentKey, DeploymentName, NodeId, ReplicaId, VersionId
 from serve_rt.model.node import NodeRecord
+from serve_rt.model.proxies import ProxyLocation, ProxyRecord
 from serve_rt.model.replica import Assignment, Observed, ReplicaState
 from serve_rt.model.resources import NodeResources
 from serve_rt.model.routes import DeploymentRoute, ReplicaRoute
@@ -38,7 +39,7 @@ def everything() -> list[Change]:
         put(f"observed/n/{REPLICA}", Observed(REPLICA, NodeId("n"), "s", ReplicaState.READY)),
         put("routes/a/d/0", route("x")),
         Change("blobs/00/n", b"{}"),
-        Change("proxy", b"{}"),
+        put("proxy", ProxyRecord(ProxyLocation.HeadOnly)),
     ]
 
 
@@ -53,6 +54,7 @@ def test_every_kind_of_key_is_there_and_goes_again() -> None:
     assert (full.incarnation, full.epoch, full.apps[AppName("a")].mod_revision) == ("i", 7, 9)
     assert full.leader is not None and full.nodes and full.deployments and full.assignments and full.observed
     assert full.routes[KEY] == route("x") and full.blobs == {"00": {"n"}}
+    assert full.proxy == ProxyRecord(ProxyLocation.HeadOnly) and full.registered_at == {"n": 1}
     empty = fold.apply([Change(change.path, None) for change in everything()], 11, now=1.0)
     assert empty == Cluster(revision=11)
 
