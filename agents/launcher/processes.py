@@ -111,12 +111,23 @@ def open_devices() -> list[str]:
     return found
 
 
-def environment_of(pid: int) -> bytes:
-    return _read(f"/proc/{pid}/environ")
+@dataclass(frozen=True, slots=True)
+class Told:
+    """How a process was started, as its memory says."""
+
+    environment: bytes
+    command: bytes
 
 
-def command_of(pid: int) -> bytes:
-    return _read(f"/proc/{pid}/cmdline")
+def told_of(pid: int) -> Told | None:
+    """None while the process is in the middle of an exec: it has no memory to read from, and will have some soon.
+
+    Its new command line and environment appear together; a second look tells an empty environment from an early one.
+    """
+    environment, command = _read(f"/proc/{pid}/environ"), _read(f"/proc/{pid}/cmdline")
+    if not environment:
+        environment = _read(f"/proc/{pid}/environ")
+    return Told(environment, command) if environment or command else None
 
 
 def _read(path: str) -> bytes:

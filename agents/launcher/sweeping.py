@@ -16,10 +16,10 @@ from serve_rt.agents.launcher.child import MARKER, marker_of
 from serve_rt.agents.launcher.processes import (
     ProcessRef,
     ProcStat,
+    Told,
     all_processes,
     boot_id,
-    command_of,
-    environment_of,
+    told_of,
 )
 from serve_rt.agents.launcher.reactor import Deadline
 from serve_rt.agents.launcher.records import Handle, ProcessKind
@@ -43,6 +43,8 @@ class Sweep:
     ) -> None:
         self.handle = handle
         self.left: list[ProcStat] = []
+        self._unclear = False
+        """An orphan is between two programs: whose it is can be read in a moment."""
         self._is_over, self._living, self._ours, self._on_clean = is_over, living, ours, on_clean
         self._ours_by_birth = ours_by_birth
         self._deadline = Deadline(SWEEP_S)
@@ -52,7 +54,7 @@ class Sweep:
         self.left = self._look()
         for stat in self.left:
             ProcessRef(stat.pid, stat.start_ticks, boot_id()).signal(signal.SIGKILL)
-        if not self.left and self._is_over():
+        if not self.left and not self._unclear and self._is_over():
             self._on_clean()
             return True
         if self._deadline.passed:
@@ -68,11 +70,25 @@ class Sweep:
     def _look(self) -> list[ProcStat]:
         if self.handle.boot_id != boot_id():
             return []
-        return left_behind(self.handle, list(all_processes()), self._living(), self._ours(), self._ours_by_birth)
+        asked: dict[int, Told | None] = {}
+
+        def told(pid: int) -> Told | None:
+            asked[pid] = told_of(pid)
+            return asked[pid]
+
+        processes = list(all_processes())
+        left = left_behind(self.handle, processes, self._living(), self._ours(), self._ours_by_birth, told)
+        self._unclear = any(asked.get(stat.pid, "") is None and stat.state not in "ZX" for stat in processes)
+        return left
 
 
 def left_behind(
-    handle: Handle, processes: Iterable[ProcStat], living: Iterable[Handle], ours: set[int], ours_by_birth: bool = True
+    handle: Handle,
+    processes: Iterable[ProcStat],
+    living: Iterable[Handle],
+    ours: set[int],
+    ours_by_birth: bool = True,
+    told: Callable[[int], Told | None] = told_of,
 ) -> list[ProcStat]:
     """What belongs to the process of `handle`, itself included; zombies are for their parents.
 
@@ -91,21 +107,24 @@ def left_behind(
         if stat.pid in protected or stat.start_ticks < handle.start_ticks:
             continue
         in_session = session_is_ours and stat.session == handle.pid
-        if in_session or ((stat.parent == os.getpid() or not ours_by_birth) and _was_its(handle, stat, by_pid, others)):
+        if in_session or ((stat.parent == os.getpid() or not ours_by_birth) and _was_its(handle, stat, others, told)):
             found.add(stat.pid)
     return [by_pid[pid] for pid in _with_descendants(found, by_pid) - protected if by_pid[pid].state not in "ZX"]
 
 
-def _was_its(handle: Handle, orphan: ProcStat, by_pid: dict[int, ProcStat], others: list[Handle]) -> bool:
+def _was_its(handle: Handle, orphan: ProcStat, others: list[Handle], told_of_pid: Callable[[int], Told | None]) -> bool:
     if any(orphan.session == other.pid for other in others):
         return False
-    variables = environment_of(orphan.pid).split(b"\0")
+    told = told_of_pid(orphan.pid)
+    if told is None:
+        return False
+    variables = told.environment.split(b"\0")
     marks = [variable for variable in variables if variable.startswith(MARKER.encode() + b"=")]
     if marks:
         mine = marker_of(handle.name, handle.incarnation, handle.pid, handle.start_ticks)
         return marks[0] == f"{MARKER}={mine}".encode()
     title = handle.spec.title.encode()
-    command = command_of(orphan.pid).rstrip(b"\0 ")
+    command = told.command.rstrip(b"\0 ")
     if title and command == title:
         return True
     if any(other.spec.title and command == other.spec.title.encode() for other in others):

@@ -9,9 +9,9 @@ import pytest
 from serve_rt.agents.launcher import sweeping
 from serve_rt.agents.launcher.child import MARKER, marker_of
 from serve_rt.agents.launcher.children import ENTRY_TRANSITIONS
-from serve_rt.agents.launcher.processes import ProcStat
+from serve_rt.agents.launcher.processes import ProcStat, Told
 from serve_rt.agents.launcher.records import Handle, ProcessKind, SpawnSpec
-from serve_rt.agents.launcher.sweeping import left_behind
+from serve_rt.agents.launcher.sweeping import Sweep, left_behind
 from serve_rt.model.transitions import mermaid
 from tests.house.sources import ROOT
 
@@ -36,15 +36,20 @@ PROXY = handle("proxy-0", 80, 80, ProcessKind.PROXY)
 def kernel(monkeypatch: pytest.MonkeyPatch) -> dict[int, tuple[bytes, bytes]]:
     """pid: (environment, command line)."""
     known: dict[int, tuple[bytes, bytes]] = {}
-    monkeypatch.setattr(sweeping, "environment_of", lambda pid: known.get(pid, (b"", b""))[0])
-    monkeypatch.setattr(sweeping, "command_of", lambda pid: known.get(pid, (b"", b"x"))[1])
+
+    def told(pid: int) -> Told | None:
+        environment, command = known.get(pid, (b"", b"x"))
+        return Told(environment, command) if environment or command else None
+
+    monkeypatch.setattr(sweeping, "told_of", told)
+    monkeypatch.setattr(sweeping, "boot_id", lambda: "boot")
     return known
 
 
 def pids(
     processes: list[ProcStat], *living: Handle, of: Handle = ONE, ours: frozenset[int] = frozenset({NURSERY})
 ) -> list[int]:
-    return sorted(stat.pid for stat in left_behind(of, processes, living, set(ours)))
+    return sorted(stat.pid for stat in left_behind(of, processes, living, set(ours), told=sweeping.told_of))
 
 
 def test_itself_its_session_and_all_below() -> None:
@@ -92,8 +97,32 @@ def test_fork_parents_and_living_children_are_never_taken() -> None:
 def test_an_adopted_ones_orphans_may_be_anywhere(kernel: dict[int, tuple[bytes, bytes]]) -> None:
     kernel[201] = (b"", b"serve-rt replica one")
     processes = [proc(201, 1, 201), proc(202, 1, 202)]
-    assert [stat.pid for stat in left_behind(ONE, processes, [], set(), ours_by_birth=False)] == [201]
-    assert left_behind(ONE, processes, [], set()) == []
+    assert [
+        stat.pid for stat in left_behind(ONE, processes, [], set(), ours_by_birth=False, told=sweeping.told_of)
+    ] == [201]
+    assert left_behind(ONE, processes, [], set(), told=sweeping.told_of) == []
+
+
+def test_a_sweep_waits_for_an_orphan_in_the_middle_of_an_exec(
+    kernel: dict[int, tuple[bytes, bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no command line and no environment yet: once it was taken for nobody's, and lived on."""
+    monkeypatch.setattr(sweeping, "all_processes", lambda: [proc(2**22 + 1, LAUNCHER, 201)])
+    pid, cleaned = 2**22 + 1, []
+    kernel[pid] = (b"", b"")
+    sweep = Sweep(
+        ONE,
+        is_over=lambda: True,
+        living=lambda: [OLDER],
+        ours=set,
+        ours_by_birth=True,
+        on_clean=lambda: cleaned.append(1),
+    )
+    assert not sweep.done() and not cleaned
+    kernel[pid] = (f"{MARKER}={marker_of('one', 1, 100, 100)}".encode(), b"sleep")
+    assert not sweep.done() and [stat.pid for stat in sweep.left] == [pid]
+    kernel[pid] = (b"A=b", b"somebody else's")
+    assert sweep.done() and cleaned == [1]
 
 
 def test_the_picture_of_an_entrys_life_is_the_table() -> None:
