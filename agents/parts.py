@@ -50,12 +50,14 @@ log = logging.getLogger(__name__)
 class Parts:
     """*Resources*: `agent` runs `start_tasks`, and awaits `close()`."""
 
+    _proxies: Proxies | None = None
+    """None: this node serves no HTTP, whatever the cluster says."""
+
     def __init__(
         self, node: ThisNode, launcher: LauncherLink, children: Children, clock: Clock, tasks: TaskOwner
     ) -> None:
         self.node, self._launcher, self._children, self._tasks = node, launcher, children, tasks
         self._clock = clock
-        self._proxies: Proxies | None = None
         keys = Keys(node.cluster)
         self.store = EtcdClient(node.etcd.endpoints, tls=tls_of(node.etcd))
         self.mirror = Mirror(self.store, keys, clock=clock)
