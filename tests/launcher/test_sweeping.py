@@ -16,6 +16,7 @@ from serve_rt.model.transitions import mermaid
 from tests.house.sources import ROOT
 
 LAUNCHER = os.getpid()
+KNOWN: dict[int, tuple[bytes, bytes]] = {}
 NURSERY = 50
 
 
@@ -35,21 +36,21 @@ PROXY = handle("proxy-0", 80, 80, ProcessKind.PROXY)
 @pytest.fixture(autouse=True)
 def kernel(monkeypatch: pytest.MonkeyPatch) -> dict[int, tuple[bytes, bytes]]:
     """pid: (environment, command line)."""
-    known: dict[int, tuple[bytes, bytes]] = {}
-
-    def told(pid: int) -> Told | None:
-        environment, command = known.get(pid, (b"", b"x"))
-        return Told(environment, command) if environment or command else None
-
+    KNOWN.clear()
     monkeypatch.setattr(sweeping, "told_of", told)
     monkeypatch.setattr(sweeping, "boot_id", lambda: "boot")
-    return known
+    return KNOWN
+
+
+def told(pid: int) -> Told | None:
+    environment, command = KNOWN.get(pid, (b"", b"x"))
+    return Told(environment, command) if environment or command else None
 
 
 def pids(
     processes: list[ProcStat], *living: Handle, of: Handle = ONE, ours: frozenset[int] = frozenset({NURSERY})
 ) -> list[int]:
-    return sorted(stat.pid for stat in left_behind(of, processes, living, set(ours), told=sweeping.told_of))
+    return sorted(stat.pid for stat in left_behind(of, processes, living, set(ours), told=told))
 
 
 def test_itself_its_session_and_all_below() -> None:
@@ -97,10 +98,8 @@ def test_fork_parents_and_living_children_are_never_taken() -> None:
 def test_an_adopted_ones_orphans_may_be_anywhere(kernel: dict[int, tuple[bytes, bytes]]) -> None:
     kernel[201] = (b"", b"serve-rt replica one")
     processes = [proc(201, 1, 201), proc(202, 1, 202)]
-    assert [
-        stat.pid for stat in left_behind(ONE, processes, [], set(), ours_by_birth=False, told=sweeping.told_of)
-    ] == [201]
-    assert left_behind(ONE, processes, [], set(), told=sweeping.told_of) == []
+    assert [stat.pid for stat in left_behind(ONE, processes, [], set(), ours_by_birth=False, told=told)] == [201]
+    assert left_behind(ONE, processes, [], set(), told=told) == []
 
 
 def test_a_sweep_waits_for_an_orphan_in_the_middle_of_an_exec(
