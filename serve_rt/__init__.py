@@ -6,6 +6,7 @@ Nothing inside the package imports from here.
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -96,9 +97,11 @@ _MODULES = frozenset({"metrics"})
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module 'serve_rt' has no attribute {name!r}")
     from importlib import import_module
+
+    if name not in __all__:
+        instead = import_module("serve_rt.ray_names").instead_of(name)
+        raise AttributeError(f"module 'serve_rt' has no attribute {name!r}{instead}")
 
     if name in _MODULES:
         return import_module(f"serve_rt.{name}")
@@ -109,3 +112,17 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+class _Absent:
+    """The last to be asked for a submodule: for one that Ray has and we have not, it says what to do instead."""
+
+    @staticmethod
+    def find_spec(name: str, path: Any = None, target: Any = None) -> None:
+        if name.startswith("serve_rt."):
+            from serve_rt.ray_names import refuse_module
+
+            refuse_module(name)
+
+
+sys.meta_path.append(_Absent)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,3 +26,9 @@ class RequestContext:
 
 
 current_request: ContextVar[RequestContext | None] = ContextVar("serve_request", default=None)
+
+
+def __getattr__(name: str) -> Any:
+    from serve_rt.ray_names import refuse_name
+
+    refuse_name(__name__, name)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from serve_rt.errors import (
     BackPressureError,
     ConfigError,
@@ -34,3 +36,9 @@ __all__ = [
     "RequestError",
     "ServeException",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    from serve_rt.ray_names import refuse_name
+
+    refuse_name(__name__, name)

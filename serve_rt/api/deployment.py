@@ -7,6 +7,7 @@ serve_rt.api.graph.
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn, overload
 
@@ -17,6 +18,9 @@ from serve_rt.model.spec import DEFAULT_MAX_ONGOING_REQUESTS
 DEFAULT: Any = type("DEFAULT", (), {"__repr__": lambda self: "DEFAULT.VALUE"})()
 """Not given; None has a meaning of its own for some options."""
 _TOKEN = object()
+
+if "starlette" in sys.modules:  # after `import starlette` programs name starlette.requests.Request, which Ray imports
+    import starlette.requests  # noqa: F401
 
 
 class Application:
@@ -187,6 +191,7 @@ def deployment(
     max_surge_percent: int = ...,
     *,
     max_concurrent_queries: int = ...,
+    route_prefix: str | None = ...,
     retry_safe: bool | None = ...,
     startup_timeout_s: float = ...,
     stuck_timeout_s: float = ...,

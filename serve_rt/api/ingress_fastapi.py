@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copyreg
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, params
@@ -35,6 +35,7 @@ def inject_self(app: Any, cls: type) -> None:
     *Errors*: ServeException for a method without `self`.
     """
     methods = {id(member) for base in cls.__mro__ for member in vars(base).values() if inspect.isfunction(member)}
+    _drop(app if isinstance(app, APIRouter) else app.router, lambda endpoint: _of_former(endpoint, cls, methods))
     for route in _routes(app.routes):
         endpoint = getattr(route, "endpoint", None)
         if id(endpoint) in methods and not hasattr(endpoint, OWNER):
@@ -57,9 +58,19 @@ def application_for(app: Any, cls: type) -> FastAPI:
 
 def _drop_strangers(router: APIRouter, cls: type) -> None:
     """Two deployments of one module may share an application: each serves its own routes."""
-    ours = {base.__qualname__ for base in cls.__mro__}
+    ours = {None, *(base.__qualname__ for base in cls.__mro__)}
+    _drop(router, lambda endpoint: getattr(endpoint, OWNER, None) not in ours)
+
+
+def _of_former(endpoint: Any, cls: type, methods: set[int]) -> bool:
+    """A class that is defined again, as in a notebook's cell, takes the place of the former."""
+    same_name = getattr(endpoint, OWNER, None) == cls.__qualname__ and endpoint.__module__ == cls.__module__
+    return same_name and id(endpoint) not in methods
+
+
+def _drop(router: APIRouter, unwanted: Callable[[Any], bool]) -> None:
     routes = router.routes
-    kept = [route for route in routes if getattr(getattr(route, "endpoint", None), OWNER, None) in (None, *ours)]
+    kept = [route for route in routes if not unwanted(getattr(route, "endpoint", None))]
     if len(kept) != len(routes):
         routes[:] = kept
         mark_changed = getattr(router, "_mark_routes_changed", None)  # FastAPI that looks included routers up lazily

@@ -38,7 +38,6 @@ NOT_SUPPORTED = {
     "gang_scheduling_config": "start the members as separate deployments and pass handles",
     "deployment_actors": "make it a deployment of its own and pass its handle",
     "is_driver_deployment": "give num_replicas and max_replicas_per_node=1",
-    "route_prefix": "give it to serve.run(app, route_prefix=...)",
     "init_args": "give them to .bind(...)",
     "init_kwargs": "give them to .bind(...)",
 }
@@ -141,6 +140,24 @@ def _version(_: str, value: Any) -> Any:
     if value is not None:
         raise ValueError("`version` was removed: the version is computed from code, arguments and resources.")
     return None
+
+
+def _route_prefix(name: str, value: Any) -> Any:
+    """Of Ray 2.6; serve_rt.api.targets gives the ingress's to the application."""
+    warnings.warn(f"`{name}` of a deployment is deprecated, use serve.run(app, {name}=...)", DeprecationWarning, 6)
+    if value is not None:
+        check_route_prefix(value)
+    return value
+
+
+def check_route_prefix(prefix: Any) -> None:
+    """*Errors*: ValueError in Ray's words."""
+    if not isinstance(prefix, str) or not prefix.startswith("/"):
+        raise ValueError(f"Invalid route_prefix '{prefix}', must start with '/'.")
+    if prefix != "/" and prefix.endswith("/"):
+        raise ValueError(f"Invalid route_prefix '{prefix}', may not end with a trailing '/'.")
+    if "{" in prefix or "}" in prefix:
+        raise ValueError(f"Invalid route_prefix '{prefix}', may not contain wildcards.")
 
 
 def _num_replicas(_: str, value: Any) -> Any:
@@ -250,6 +267,7 @@ def _config(kind: type[Any]) -> Check:
 CHECKS: Mapping[str, Check] = {
     "name": _name,
     "version": _version,
+    "route_prefix": _route_prefix,
     "num_replicas": _num_replicas,
     "ray_actor_options": checked_actor_options,
     "max_replicas_per_node": _replicas_per_node,

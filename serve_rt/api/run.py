@@ -14,6 +14,7 @@ import os
 import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +23,7 @@ from serve_rt.api.build import AppOptions, build
 from serve_rt.api.deployment import Application
 from serve_rt.api.replica_context import find_replica_context
 from serve_rt.api.session import Session
-from serve_rt.api.targets import RunTarget, check_apart, check_target
+from serve_rt.api.targets import RunTarget, check_apart, check_target, prefix_of
 from serve_rt.api.waiting import reachable, until_deleted, until_routed, until_running
 from serve_rt.config.accepted import ControllerOptions, TracingConfig
 from serve_rt.config.options import (
@@ -211,6 +212,7 @@ def _run_many(
     for one in targets:
         check_target(one)
         _logging_for(one)
+    targets = [replace(one, route_prefix=prefix_of(one.target, one.route_prefix)) for one in targets]
     check_apart(targets)
     if _local_testing_mode or any(os.environ.get(name) == "1" for name in _FORCE_LOCAL):
         from serve_rt.api.local_mode import run_local

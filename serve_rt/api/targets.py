@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 from serve_rt.api.deployment import Application, Deployment
+from serve_rt.api.options import check_route_prefix
 from serve_rt.config.options import AutoscalingPolicy, LoggingConfig
 from serve_rt.errors import ServeException
 
@@ -34,15 +35,16 @@ def check_target(one: RunTarget) -> None:
     if not isinstance(one.target, Application):
         hint = f" {one.target} was not bound: pass {one.target.name}.bind(...)." if _is_deployment(one.target) else ""
         raise TypeError(f"`serve.run` expects an `Application` returned by `Deployment.bind()`.{hint}")
-    prefix = one.route_prefix
-    if prefix is None:
-        return
-    if not isinstance(prefix, str) or not prefix.startswith("/"):
-        raise ValueError(f"Invalid route_prefix '{prefix}', must start with '/'.")
-    if prefix != "/" and prefix.endswith("/"):
-        raise ValueError(f"Invalid route_prefix '{prefix}', may not end with a trailing '/'.")
-    if "{" in prefix or "}" in prefix:
-        raise ValueError(f"Invalid route_prefix '{prefix}', may not contain wildcards.")
+    if one.route_prefix is not None:
+        check_route_prefix(one.route_prefix)
+
+
+def prefix_of(application: Application, asked: str | None = "/") -> str | None:
+    """The route prefix of an application; where the program does not ask for one, its ingress's own, as in Ray 2.6."""
+    if asked != "/":
+        return asked
+    own: str | None = application.deployment.given.get("route_prefix", "/")
+    return own
 
 
 def _is_deployment(target: Any) -> TypeGuard[Deployment]:

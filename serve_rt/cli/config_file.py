@@ -120,6 +120,7 @@ def _place(app: AppConfig, message: str) -> tuple[str | int, ...]:
 def _build_one(application: Application, app: AppConfig, app_dir: str, capacity: float | None = None) -> Built:
     from serve_rt.api.build import AppOptions, build
     from serve_rt.api.graph import flatten
+    from serve_rt.api.targets import prefix_of
     from serve_rt.config.options import AutoscalingPolicy
 
     names = [bound.name for bound in flatten(application, app.name).deployments]
@@ -131,7 +132,7 @@ def _build_one(application: Application, app: AppConfig, app_dir: str, capacity:
             overrides[name]["ray_actor_options"] = _with_env(own or {}, app.runtime_env)
     options = AppOptions(
         app.name,
-        app.route_prefix,
+        prefix_of(application, app.route_prefix),
         deploy_id=uuid.uuid4().hex,
         import_path=app.import_path,
         code_root=Path(app_dir),

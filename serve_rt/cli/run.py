@@ -125,8 +125,8 @@ def _run(options: RunOptions, arguments: dict[str, str], own: OwnCluster | None)
         )
     application = load(options.import_path, arguments, Path(options.app_dir))
     from serve_rt.api import session as sessions
-    from serve_rt.api.run import _run_many, url_of, wait_for_ever
-    from serve_rt.api.targets import RunTarget
+    from serve_rt.api.run import _run_many, wait_for_ever
+    from serve_rt.api.targets import RunTarget, prefix_of
 
     sessions.show_logs()
     logging.getLogger("serve_rt.api.run").setLevel(logging.ERROR)  # this command says those things itself
@@ -134,22 +134,26 @@ def _run(options: RunOptions, arguments: dict[str, str], own: OwnCluster | None)
         session = sessions.adopt_own(own, options.state())
     else:
         session = sessions.current(options.address, options.state())
+    prefix = prefix_of(application, options.route_prefix)
     _run_many(
-        [RunTarget(application, options.name, options.route_prefix)],
+        [RunTarget(application, options.name, prefix)],
         import_path=options.import_path,
         code_root=Path(options.app_dir),
         session=session,
     )
-    _say_ready(session, url_of(session, options.route_prefix), options)
+    _say_ready(session, prefix, options)
     if options.blocking:
         wait_for_ever()
     return 0
 
 
-def _say_ready(session: Session, url: str, options: RunOptions) -> None:
-    if not session.identity.http_address:
+def _say_ready(session: Session, prefix: str | None, options: RunOptions) -> None:
+    from serve_rt.api.run import url_of
+
+    if not session.identity.http_address or prefix is None:
         click.echo(f"Application {options.name!r} is ready.")
         return
+    url = url_of(session, prefix)
     click.echo(f"Application {options.name!r} is ready at {url}")
     click.echo(f"    curl {url}")
     if options.blocking:

@@ -43,7 +43,9 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from serve_rt.ray_names import refuse_name
+
+        refuse_name(__name__, name)
     from serve_rt.config import accepted, autoscaling, options
 
     home = next(module for module in (accepted, autoscaling, options) if hasattr(module, name))

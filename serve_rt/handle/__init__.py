@@ -31,7 +31,15 @@ _HOMES = {
 }
 
 
+_OF_RAY_2_6 = ("RayServeHandle", "RayServeSyncHandle", "RayServeDeploymentHandle")
+
+
 def __getattr__(name: str) -> Any:
+    if name in _OF_RAY_2_6:
+        import warnings
+
+        warnings.warn(f"`{name}` is deprecated, use `DeploymentHandle` instead", DeprecationWarning, 2)
+        name = "DeploymentHandle"
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module

@@ -132,6 +132,14 @@ class DeploymentResponse(Generic[T]):
         value: T = self._value
         return value
 
+    def _to_object_ref(self, **_options: Any) -> NoReturn:
+        """*Errors*: ServeException always: there are no object refs."""
+        raise ServeException(
+            "There are no object refs: await the response (or use result()), or pass it on to another handle call."
+        )
+
+    _to_object_ref_sync = _to_object_ref
+
     def __reduce__(self) -> NoReturn:
         raise ServeException(
             "`DeploymentResponse` is not serializable. Pass it as a top-level argument of another handle call, or pass "

@@ -117,7 +117,7 @@ def test_names_of_2_6_are_taken_with_a_warning() -> None:
         ({"retry_safe": 1}, TypeError, "True, False or None"),
         ({"placement_group_bundles": [{}]}, ConfigError, "ray_actor_options"),
         ({"gang_scheduling_config": {}}, ConfigError, "handles"),
-        ({"route_prefix": "/x"}, ConfigError, "serve.run"),
+        ({"init_args": (1,)}, ConfigError, "bind"),
     ],
 )
 def test_bad_options_are_refused(options: dict[str, Any], error: type[Exception], message: str) -> None:

@@ -8,7 +8,7 @@ from tests.house.sources import PACKAGE, Import, Source, imports, package_source
 
 # A part may import the parts of lower storeys, and those before it in its own line.
 STOREYS: tuple[tuple[str, ...], ...] = (
-    ("errors", "aio", "context", "model", "pb"),
+    ("errors", "ray_names", "aio", "context", "model", "pb"),
     ("wire", "config", "observe", "credentials"),
     ("transport", "etcd"),
     ("store",),

@@ -1,0 +1,83 @@
+"""Names of Ray Serve that have no counterpart here, each with what to do instead.
+
+A program whose import was changed meets them as a submodule (`from serve_rt.dag import InputNode`), as a name of one
+(`from serve_rt.schema import ServeDeploySchema`) or as a function of the face (`serve.get_deployment`). Read only when
+one of them was asked for. Options that are not supported have their own table, in serve_rt.api.options.
+"""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+_GRAPHS = (
+    "deployment graphs (InputNode, DAGDriver, http_adapters) were removed from Ray Serve too: bind the deployments "
+    "into an ingress (`Ingress.bind(Model.bind())`) and call them there: `await self.model.predict.remote(x)`"
+)
+_ROUTERS = "routers cannot be replaced: requests go to the less loaded of two random replicas"
+_TASKS = "there are no consumers of a broker: take from the queue in an asyncio task of a deployment's own"
+_GRPC = "there is no gRPC ingress: serve HTTP, or call the deployment with a handle"
+_CONFIG = "a configuration file is checked by `serve deploy`, and what was deployed is shown by `serve config`"
+
+MODULES = {
+    "dag": _GRAPHS,
+    "drivers": _GRAPHS,
+    "deployment_graph": _GRAPHS,
+    "http_adapters": "take the starlette Request in the deployment: `await request.json()`",
+    "request_router": _ROUTERS,
+    "experimental": _ROUTERS,
+    "grpc_util": _GRPC,
+    "generated": _GRPC,
+    "task_consumer": _TASKS,
+    "task_processor": _TASKS,
+    "taskiq_task_processor": _TASKS,
+    "async_inference_autoscaling_policy": _TASKS,
+    "gang": "start the members as separate deployments and pass handles",
+    "llm": "run the engine in a deployment of your own, with FastAPI routes for the protocol its clients speak",
+    "gradio_integrations": "build the Gradio app in a function and give it to @serve.ingress(function)",
+    "air_integrations": "load the checkpoint in the deployment's constructor",
+    "deployment": "Deployment and Application are names of serve_rt itself",
+}
+"""Submodules of ray.serve."""
+
+NAMES = {
+    "": {
+        "get_deployment": "use serve.get_deployment_handle(name, app_name) or serve.get_app_handle(app_name)",
+        "list_deployments": "use serve.status().applications",
+        "connect": "serve.run and the others find the running cluster by themselves",
+        "build": "use `serve build module:app -o config.yaml`",
+    },
+    "config": {
+        "GangSchedulingConfig": MODULES["gang"],
+        "DeploymentActorConfig": "make it a deployment of its own and pass its handle",
+    },
+    "schema": dict.fromkeys(
+        ("ServeDeploySchema", "ServeApplicationSchema", "DeploymentSchema", "RayActorOptionsSchema"), _CONFIG
+    ),
+    "exceptions": {"gRPCStatusError": _GRPC},
+    "context": {"_get_internal_replica_context": "use serve.get_replica_context()"},
+}
+"""By submodule; "" is `serve` itself."""
+
+
+def instead_of(name: str, module: str = "") -> str:
+    """What to do instead of a name of Ray's, as the end of a sentence; "" for one that is not Ray's."""
+    known = NAMES.get(module, {}).get(name, "")
+    return f": {known}" if known else ""
+
+
+def refuse_module(name: str) -> None:
+    """*Errors*: ModuleNotFoundError for a submodule of ray.serve that is not here, saying what to do instead."""
+    own = name.partition(".")[2].partition(".")[0]
+    if own in MODULES:
+        raise ModuleNotFoundError(f"serve_rt has no module {own!r}: {MODULES[own]}.", name=name)
+
+
+def refuse_name(module: str, name: str) -> NoReturn:
+    """For a submodule's `__getattr__`: Python drops the words of an AttributeError in `from module import name`.
+
+    *Errors*: ImportError for a name of Ray's that is not here; AttributeError for any other.
+    """
+    instead = instead_of(name, module.partition(".")[2])
+    if instead:
+        raise ImportError(f"{module} has no {name}{instead}.", name=module)
+    raise AttributeError(f"module {module!r} has no attribute {name!r}")
