@@ -61,7 +61,7 @@ def _check_runtime_env(env: Any) -> None:
 
 
 def resources_of(options: Mapping[str, Any]) -> Resources:
-    """A replica takes one CPU unless it says otherwise."""
+    """A replica takes one CPU unless it says otherwise; that one is a hint."""
     cpus = options.get("num_cpus")
     custom = {str(key): _milli(f"resources[{key!r}]", value) for key, value in (options.get("resources") or {}).items()}
     return Resources(
@@ -70,6 +70,7 @@ def resources_of(options: Mapping[str, Any]) -> Resources:
         milli_gpu=_milli("num_gpus", options.get("num_gpus") or 0),
         gpu_memory_bytes=int(_amount("gpu_memory", options.get("gpu_memory") or 0) * (1 << 20)),
         custom=custom,
+        cpu_implied=cpus is None,
     )
 
 

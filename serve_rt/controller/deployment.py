@@ -22,6 +22,7 @@ from serve_rt.controller.rollout import (
     first_memory,
     may_stop_first,
     next_steps,
+    replicas_owed,
     replicas_wanted,
     rescale,
     return_to,
@@ -265,7 +266,7 @@ class _Work:
                     break
                 going.append(member)
                 room.give(self.key, asked_by(member), devices_of(member))
-                if next(lacks(room, self.key, self.memory.target), None) is None:
+                if next(lacks(room, self.key, self.memory.target, owed=True), None) is None:
                     choices.append(going)
                     break
         return min(choices, key=lambda going: (sum(m.ready for m in going), len(going)), default=[])
@@ -278,7 +279,8 @@ class _Work:
         kept = [member.assignment for member in self.groups.new if member.assignment is not None]
         staying = [self.draft.room[m.node_id] for m in self.groups.new if m.node_id in self.draft.room]
         domains = Domains.of(self.memory.target, self.wanted, staying)
-        places = Placing(self.draft.room, self.key, self.memory.target, self._lent_cpu(), domains)
+        owed = replicas_owed(self.memory) - len(self.groups.new)
+        places = Placing(self.draft.room, self.key, self.memory.target, self._lent_cpu(), domains, owed)
         for _ in range(count):
             found = places.next()
             if isinstance(found, Misfit):
@@ -300,7 +302,9 @@ class _Work:
         """CPU of replicas that are on their way out: their successors may share it for the time of the surge."""
         lent: Counter[NodeId] = Counter()
         for member in (*self.groups.old, *self.groups.leaving):
-            lent[member.node_id] += asked_by(member).milli_cpu
+            asked = asked_by(member)
+            if self.memory.target.options.resources.cpu_implied or not asked.cpu_implied:  # else it is free already
+                lent[member.node_id] += asked.milli_cpu
         return dict(lent)
 
     # --- what stays -----------------------------------------------------------------------------------------------

@@ -1,6 +1,8 @@
 """Where a replica goes: filter the nodes, score what is left, pick. Called by `deployment` for its missing replicas.
 
-CPU is a share: while a new version replaces an old one on a node it may borrow the old one's (`lent`). Memory, devices
+CPU is a share: while a new version replaces an old one on a node it may borrow the old one's (`lent`); and where nobody
+said how much a replica takes, the replicas that were asked for outright (`owed`, not those the autoscaler adds) start
+on a machine whose CPUs are all taken, too: an application of five deployments runs on two cores. Memory, devices
 (`device_choice`) and custom resources are never promised twice. With failure domains the one with the fewest replicas
 comes first, and none gets more than its part.
 """
@@ -19,6 +21,9 @@ from serve_rt.controller.room import NodeRoom, Room
 from serve_rt.model.ids import DeploymentKey, NodeId
 from serve_rt.model.resources import DeviceShare, Resources
 from serve_rt.model.spec import DeploymentSpec, Placement
+
+MOST_SHARED_CPU = 16_000
+"""Milli-CPU that replicas with the default share may fill on a node with fewer than a quarter of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +53,10 @@ class Placing:
         spec: DeploymentSpec,
         lent: Mapping[NodeId, int] | None = None,
         domains: Domains | None = None,
+        owed: int = 0,
     ) -> None:
         self._room, self._key, self._spec, self._lent = room, key, spec, lent or {}
+        self._owed = owed
         self._domains = domains or Domains()
         self._heap = [(self._score(node_id), node_id) for node_id in room if self._fits(node_id)]
         heapq.heapify(self._heap)
@@ -62,7 +69,8 @@ class Placing:
                 return self._take(node_id)
             if self._fits(node_id):  # another node of its domain got one since
                 heapq.heappush(self._heap, (now, node_id))
-        return Misfit(_explain(self._room, self._key, self._spec, self._lent, self._domains))
+        found = {node: list(self._lacks(node)) for node in self._room}
+        return Misfit(_explain(self._room, self._key, self._spec, found, self._domains))
 
     def _take(self, node_id: NodeId) -> Placed:
         node, asked = self._room[node_id], self._spec.options.resources
@@ -70,6 +78,7 @@ class Placing:
         assert devices is not None, "lacks() let a node through that has no device"
         node.take(self._key, asked, devices)
         self._domains.take(node)
+        self._owed -= 1
         if self._fits(node_id):
             heapq.heappush(self._heap, (self._score(node_id), node_id))
         return Placed(node_id, devices)
@@ -79,8 +88,13 @@ class Placing:
         return (self._domains.held(node), *_score(node, self._key, self._spec))
 
     def _fits(self, node_id: NodeId) -> bool:
-        lacking = _all_lacks(self._room[node_id], self._key, self._spec, self._lent.get(node_id, 0), self._domains)
-        return next(lacking, None) is None
+        return next(self._lacks(node_id), None) is None
+
+    def _lacks(self, node_id: NodeId) -> Iterator[str]:
+        node = self._room[node_id]
+        yield from lacks(node, self._key, self._spec, self._lent.get(node_id, 0), owed=self._owed > 0)
+        if lack := self._domains.lack(node):
+            yield lack
 
 
 @dataclass(slots=True)
@@ -119,7 +133,9 @@ class Domains:
         return ""
 
 
-def lacks(node: NodeRoom, key: DeploymentKey, spec: DeploymentSpec, lent_cpu: int = 0) -> Iterator[str]:
+def lacks(
+    node: NodeRoom, key: DeploymentKey, spec: DeploymentSpec, lent_cpu: int = 0, *, owed: bool = False
+) -> Iterator[str]:
     """What keeps one more replica off this node; nothing when it fits."""
     options, asked = spec.options, spec.options.resources
     if not node.open:
@@ -130,7 +146,7 @@ def lacks(node: NodeRoom, key: DeploymentKey, spec: DeploymentSpec, lent_cpu: in
     limit = options.max_replicas_per_node
     if limit is not None and node.replicas[key] >= limit:
         yield f"already has max_replicas_per_node={limit}"
-    if node.milli_cpu + lent_cpu < asked.milli_cpu:
+    if node.milli_cpu + lent_cpu < asked.milli_cpu and not _shares_cpu(node, asked, lent_cpu, owed):
         yield f"has {_milli(max(0, node.milli_cpu))} CPU free"
     if node.memory_bytes < asked.memory_bytes:
         yield f"has {max(0, node.memory_bytes) >> 20} MiB memory free"
@@ -141,12 +157,12 @@ def lacks(node: NodeRoom, key: DeploymentKey, spec: DeploymentSpec, lent_cpu: in
         yield device_lack(node, asked)
 
 
-def _all_lacks(
-    node: NodeRoom, key: DeploymentKey, spec: DeploymentSpec, lent_cpu: int, domains: Domains
-) -> Iterator[str]:
-    yield from lacks(node, key, spec, lent_cpu)
-    if lack := domains.lack(node):
-        yield lack
+def _shares_cpu(node: NodeRoom, asked: Resources, lent_cpu: int, owed: bool) -> bool:
+    """Where all CPU is taken: who asks for it gets what nobody asked for, and who does not ask is let in as well."""
+    if not asked.cpu_implied:
+        return node.milli_cpu + node.implied_cpu + lent_cpu >= asked.milli_cpu
+    total = node.record.resources.milli_cpu
+    return owed and total > 0 and total - node.milli_cpu + asked.milli_cpu <= max(4 * total, MOST_SHARED_CPU)
 
 
 def _score(node: NodeRoom, key: DeploymentKey, spec: DeploymentSpec) -> tuple[int, ...]:
@@ -162,11 +178,12 @@ def _score(node: NodeRoom, key: DeploymentKey, spec: DeploymentSpec) -> tuple[in
 # --- the reason ---------------------------------------------------------------------------------------------------
 
 
-def _explain(room: Room, key: DeploymentKey, spec: DeploymentSpec, lent: Mapping[NodeId, int], domains: Domains) -> str:
+def _explain(
+    room: Room, key: DeploymentKey, spec: DeploymentSpec, found: Mapping[NodeId, list[str]], domains: Domains
+) -> str:
     needs = f"a replica needs {_needs(spec)}"
     if not room:
         return f"{needs}; no node is registered: start serve-agent on one"
-    found = {node: list(_all_lacks(room[node], key, spec, lent.get(node, 0), domains)) for node in room}
     nearest = min(room, key=lambda node: (len(found[node]), node))
     missing = " and ".join(found[nearest])
     if all(domains.lack(room[node]) for node in room):
@@ -190,7 +207,8 @@ def _remedy(room: Room, key: DeploymentKey, spec: DeploymentSpec) -> str:
 
 def _needs(spec: DeploymentSpec) -> str:
     asked: Resources = spec.options.resources
-    parts = [f"{_milli(asked.milli_cpu)} CPU"] if asked.milli_cpu else []
+    default = " (the default; ray_actor_options={'num_cpus': ...} asks for another share)" if asked.cpu_implied else ""
+    parts = [f"{_milli(asked.milli_cpu)} CPU{default}"] if asked.milli_cpu else []
     parts += [f"{asked.memory_bytes >> 20} MiB memory"] if asked.memory_bytes else []
     parts += [f"{_milli(asked.milli_gpu)} GPU"] if asked.milli_gpu else []
     parts += [f"{asked.gpu_memory_bytes >> 20} MiB GPU memory"] if asked.gpu_memory_bytes else []

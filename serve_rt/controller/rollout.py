@@ -163,6 +163,12 @@ def replicas_wanted(memory: DeploymentMemory) -> int:
     return max(0, _asked_for(memory) - memory.yielded)
 
 
+def replicas_owed(memory: DeploymentMemory) -> int:
+    """Of those wanted, how many the program asks for outright; the rest are the autoscaler's."""
+    scaling = memory.target.options.autoscaling
+    return replicas_wanted(memory) if scaling is None else min(replicas_wanted(memory), scaling.start_replicas())
+
+
 def _asked_for(memory: DeploymentMemory) -> int:
     options = memory.target.options
     if options.autoscaling is None:

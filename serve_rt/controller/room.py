@@ -39,6 +39,8 @@ class NodeRoom:
     replicas: Counter[DeploymentKey] = field(default_factory=Counter)
     count: int = 0
     """Of all replicas."""
+    implied_cpu: int = 0
+    """Of what is taken, what nobody asked for: who does ask for CPU may have it."""
 
     @staticmethod
     def empty(record: NodeRecord, *, takes: bool) -> NodeRoom:
@@ -59,6 +61,7 @@ class NodeRoom:
 
     def take(self, key: DeploymentKey, asked: Resources, devices: tuple[DeviceShare, ...], sign: int = 1) -> None:
         self.milli_cpu -= sign * asked.milli_cpu
+        self.implied_cpu += sign * asked.milli_cpu if asked.cpu_implied else 0
         self.memory_bytes -= sign * asked.memory_bytes
         for name, amount in asked.custom.items():
             self.custom[name] = self.custom.get(name, 0) - sign * amount

@@ -92,10 +92,10 @@ def _blame(args: Sequence[Any], kwargs: Mapping[str, Any], error: Exception) -> 
         try:
             dump_value(value)
         except Exception as reason:  # this is the one
-            return (
-                f"Could not serialize {name} of type {type(value).__name__}: {reason}. Pass plain data, or make the "
-                "object in the replica (in the deployment's constructor)."
-            )
+            what = f"Could not serialize {name} of type {type(value).__name__}: {reason}."
+            if type(value).__name__ in ("Request", "WebSocket", "UploadFile"):
+                return f"{what} It belongs to its connection: pass what it holds, as `await request.json()`."
+            return f"{what} Pass plain data, or make the object in the replica (in the deployment's constructor)."
     return f"Could not serialize the arguments: {error}"
 
 

@@ -38,6 +38,8 @@ class Resources:
     """Milli-units by resource name."""
     gpu_memory_bytes: int = 0
     """On each of its devices; alone, it takes a share of one device by its memory."""
+    cpu_implied: bool = False
+    """It is the default, nobody asked for so much CPU: it guides placement, and keeps no application from starting."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,6 +78,7 @@ def test_blocking_until_ctrl_c() -> None:
         ("text_models.py", "IT WAS THE\nBY HANDLE\n"),
         ("chat.py", "['tick', 'tock', 'tick', 'tock', 'tick']\n"),
         ("batches.py", "True\nTrue\n"),
+        ("old_style.py", "{'gathered': [6, 15], 'mean': 10.5, 'audit': '/old'}\nfirst\nsecond\n"),
     ],
 )
 def test_programs_of_strangers(program: str, words: str) -> None:

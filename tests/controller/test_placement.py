@@ -10,12 +10,12 @@ import pytest
 
 from serve_rt.api.options import clean, resolve
 from serve_rt.controller.node_labels import fits
-from serve_rt.controller.placement import Misfit, Placing
+from serve_rt.controller.placement import MOST_SHARED_CPU, Misfit, Placing
 from serve_rt.controller.room import NodeRoom
 from serve_rt.model.ids import AppName, DeploymentKey, DeploymentName, NodeId
 from serve_rt.model.node import NodeRecord
 from serve_rt.model.resources import Resources
-from serve_rt.model.spec import DeploymentSpec, Placement
+from serve_rt.model.spec import AutoscalingOptions, DeploymentSpec, Placement
 from tests.controller.world import World, application, deployment_spec, node_record
 
 KEY = DeploymentKey(AppName("x"), DeploymentName("d"))
@@ -93,6 +93,76 @@ def test_custom_resources_are_counted() -> None:
 )  # fmt: skip
 def test_selectors(selector: str, value: str | None, fitting: bool) -> None:
     assert fits(selector, value) is fitting
+
+
+# --- the default share of CPU -------------------------------------------------------------------------------------
+
+IMPLIED = Resources(milli_cpu=1000, cpu_implied=True)
+
+
+def parts(*names: str, version: str = "v1", **options: object) -> list[DeploymentSpec]:
+    return [deployment_spec(name, version, **options) for name in names]
+
+
+def small_node(cpu: int = 2000) -> World:
+    world = World()
+    world.add_node(node_record("a", cpu=cpu))
+    return world
+
+
+def running(world: World, app: str, names: str) -> list[int]:
+    return [world.ready(app, name) for name in names]
+
+
+def test_an_application_of_many_deployments_starts_on_few_cpus_and_is_updated_there() -> None:
+    world = small_node()
+    for version in ("v1", "v2"):
+        specs = parts(*"abcde", version=version, resources=IMPLIED)
+        world.deploy(application("x", *specs, deploy_id=version))
+        world.settle()
+        assert running(world, "x", "abcde") == [1] * 5
+        assert {member.spec.version for member in world.members("x")} == {version}
+
+
+def test_what_was_asked_for_is_kept_apart() -> None:
+    """Negative control: the same share, asked for."""
+    world = small_node()
+    world.deploy(application("x", *parts(*"abc", resources=Resources(milli_cpu=1000))))
+    world.settle()
+    assert running(world, "x", "abc") == [1, 1, 0]
+    assert "has 0 CPU free" in world.cluster.deployments[DeploymentKey(AppName("x"), DeploymentName("c"))].pending
+
+
+def test_who_asks_for_cpu_gets_what_nobody_asked_for_and_no_more() -> None:
+    world = small_node()
+    world.deploy(application("x", *parts(*"ab", resources=IMPLIED)))
+    world.settle()
+    world.deploy(application("y", *parts(*"cd", resources=Resources(milli_cpu=1500))))
+    world.settle()
+    assert running(world, "y", "cd") == [1, 0] and running(world, "x", "ab") == [1, 1]
+
+
+def test_the_autoscaler_adds_only_where_cpu_is_free() -> None:
+    world = small_node()
+    scaling = AutoscalingOptions(min_replicas=1, max_replicas=9, upscale_delay_s=0)
+    world.deploy(application("x", *parts("d", resources=IMPLIED, autoscaling=scaling)))
+    world.settle()
+    world.demand[KEY] = 50
+    world.settle()
+    assert world.ready("x") == 2
+    pending = world.cluster.deployments[KEY].pending
+    assert "1 CPU (the default; ray_actor_options={'num_cpus': ...}" in pending
+
+
+def test_sharing_has_an_end_and_none_where_no_cpu_is_offered() -> None:
+    world = small_node()
+    world.deploy(application("x", *parts("d", resources=IMPLIED, num_replicas=20)))
+    world.settle()
+    assert world.ready("x") == 16 == MOST_SHARED_CPU // 1000
+    closed = small_node(cpu=0)
+    closed.deploy(application("x", *parts("d", resources=IMPLIED)))
+    closed.settle()
+    assert closed.ready("x") == 0
 
 
 # --- spread, pack, failure domains --------------------------------------------------------------------------------
