@@ -21,7 +21,7 @@ from serve_rt.api.ingress import INSTANCE
 from serve_rt.errors import ServeException
 
 OWNER = "__serve_ingress_class__"
-"""Of a route's function: the qualified name of the class it is a method of."""
+"""Of a class and of its routes' functions: the class's full name, which does not survive pickling by value as such."""
 
 
 async def _instance(connection: HTTPConnection) -> Any:
@@ -35,12 +35,16 @@ def inject_self(app: Any, cls: type) -> None:
     *Errors*: ServeException for a method without `self`.
     """
     methods = {id(member) for base in cls.__mro__ for member in vars(base).values() if inspect.isfunction(member)}
-    _drop(app if isinstance(app, APIRouter) else app.router, lambda endpoint: _of_former(endpoint, cls, methods))
+    owner = f"{cls.__module__}.{cls.__qualname__}"
+    # A class that is defined again, as in a notebook's cell, takes the place of the former.
+    router = app if isinstance(app, APIRouter) else app.router
+    _drop(router, lambda endpoint: getattr(endpoint, OWNER, None) == owner and id(endpoint) not in methods)
+    setattr(cls, OWNER, owner)
     for route in _routes(app.routes):
         endpoint = getattr(route, "endpoint", None)
         if id(endpoint) in methods and not hasattr(endpoint, OWNER):
             _give_self(endpoint)
-            setattr(endpoint, OWNER, cls.__qualname__)
+            setattr(endpoint, OWNER, owner)
             _read_parameters_anew(route)
     _make_picklable()
 
@@ -58,14 +62,8 @@ def application_for(app: Any, cls: type) -> FastAPI:
 
 def _drop_strangers(router: APIRouter, cls: type) -> None:
     """Two deployments of one module may share an application: each serves its own routes."""
-    ours = {None, *(base.__qualname__ for base in cls.__mro__)}
+    ours = {None, *(vars(base).get(OWNER) for base in cls.__mro__)}
     _drop(router, lambda endpoint: getattr(endpoint, OWNER, None) not in ours)
-
-
-def _of_former(endpoint: Any, cls: type, methods: set[int]) -> bool:
-    """A class that is defined again, as in a notebook's cell, takes the place of the former."""
-    same_name = getattr(endpoint, OWNER, None) == cls.__qualname__ and endpoint.__module__ == cls.__module__
-    return same_name and id(endpoint) not in methods
 
 
 def _drop(router: APIRouter, unwanted: Callable[[Any], bool]) -> None:

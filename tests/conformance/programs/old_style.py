@@ -84,4 +84,4 @@ if __name__ == "__main__":
     print(ask("/old", {"number": 5}))
     for answer in ("first", "second"):
         serve.run(cell(answer), name="notebook", route_prefix="/notebook")
-        print(ask("/notebook", None))
+        print(ask("/notebook/", None))
