@@ -238,6 +238,20 @@ class RequestCancelledError(RequestError):
         return (type(self), (self.request_id,))
 
 
+class gRPCStatusError(ServeException):  # Ray's name
+    """What user code raised after it had set a gRPC status; for programs that name it, there is no gRPC ingress."""
+
+    def __init__(self, original_exception: BaseException, code: object, details: str | None = None) -> None:
+        super().__init__(f"{type(original_exception).__name__}: {original_exception}")
+        self.original_exception = original_exception
+        self.code = code
+        """A `grpc.StatusCode`, or None."""
+        self.details = details
+
+    def __reduce__(self) -> tuple[type, tuple[BaseException, object, str | None]]:
+        return (type(self), (self.original_exception, self.code, self.details))
+
+
 class UserCodeError(RequestError):
     """What user code raised, as it came over the wire: a proxy makes 500 of it, a handle the user's own exception."""
 

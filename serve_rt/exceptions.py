@@ -16,6 +16,7 @@ from serve_rt.errors import (
     RequestCancelledError,
     RequestError,
     ServeException,
+    gRPCStatusError,
 )
 from serve_rt.handle.serialization import RemoteUserError
 
@@ -35,6 +36,7 @@ __all__ = [
     "RequestCancelledError",
     "RequestError",
     "ServeException",
+    "gRPCStatusError",
 ]
 
 

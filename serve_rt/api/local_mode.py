@@ -26,6 +26,7 @@ from serve_rt.handle.runtime import HandleRuntime, find_runtime, install
 from serve_rt.handle.serialization import dump_error, dump_value, loads
 from serve_rt.model.ids import AppName, DeploymentKey, DeploymentName
 from serve_rt.model.routes import AppRoute, DeploymentRoute, RouteTable
+from serve_rt.multiplex.held import held
 from serve_rt.pb import stream_pb2 as pb
 
 if TYPE_CHECKING:
@@ -247,4 +248,5 @@ def run_local(targets: list[RunTarget]) -> list[DeploymentHandle[Any]]:
     if _local is None or find_runtime() is not _local.runtime:
         _local = LocalApps()
         install(_local.runtime)
+        held.watch(lambda _models: None)
     return [_local.deploy(target) for target in targets]

@@ -9,10 +9,11 @@ options, and works in whatever process it arrives. Next stop of a call: serve_rt
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, TypeVar, cast, overload
 
 from serve_rt.handle.broadcast import BroadcastCall, BroadcastSink, DeploymentBroadcastResponse
 from serve_rt.handle.call import Call, CallOptions, Sink
@@ -113,8 +114,14 @@ class DeploymentHandle(Generic[T]):
         _by_reference: bool = _UNSET,
         request_serialization: str = _UNSET,
         response_serialization: str = _UNSET,
+        **unknown: Any,
     ) -> DeploymentHandle[T]:
-        """A handle whose calls differ in what is given; this one stays as it is."""
+        """A handle whose calls differ in what is given; this one stays as it is.
+
+        *Errors*: TypeError for an unknown option (naming the nearest) or a value of another type; ValueError.
+        """
+        if unknown:
+            _refuse_unknown(next(iter(unknown)))
         if use_new_handle_api is not _UNSET:
             warnings.warn("`use_new_handle_api` has no effect: there is one handle API", DeprecationWarning, 2)
         if _prefer_local_routing is not _UNSET:
@@ -130,7 +137,9 @@ class DeploymentHandle(Generic[T]):
             "session_id": session_id,
             "stream": stream,
         }
-        changed = replace(self._options, **{key: value for key, value in changes.items() if value is not _UNSET})
+        given_ones = {key: value for key, value in changes.items() if value is not _UNSET}
+        _check_types(given_ones)
+        changed = replace(self._options, **given_ones)
         return DeploymentHandle(self._key.deployment, self._key.app, changed, self._runtime)
 
     def remote(self, *args: Any, **kwargs: Any) -> DeploymentResponse[Any]:
@@ -226,6 +235,24 @@ class DeploymentHandle(Generic[T]):
 
     def __repr__(self) -> str:
         return f"DeploymentHandle(deployment='{self._key.deployment}')"
+
+
+def _refuse_unknown(name: str) -> NoReturn:
+    import difflib
+
+    known = [one for one in inspect.signature(DeploymentHandle.options).parameters if one not in ("self", "unknown")]
+    near = difflib.get_close_matches(name, known, 1)
+    hint = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(one for one in known if one[0] != '_')}."
+    raise TypeError(f"DeploymentHandle.options() got an unexpected keyword argument {name!r}. {hint}")
+
+
+def _check_types(given: dict[str, Any]) -> None:
+    for name, value in given.items():
+        kind = bool if name == "stream" else str
+        if not isinstance(value, kind):
+            raise TypeError(f"{name} of handle.options() must be a {kind.__name__}, got {value!r:.80}")
+    if given.get("method_name") == "":
+        raise ValueError("method_name of handle.options() is empty: name a method of the deployment")
 
 
 if TYPE_CHECKING:

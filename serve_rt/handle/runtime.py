@@ -8,10 +8,12 @@ first handle is used. Next stop of a call: serve_rt.routing.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
+from contextvars import Context
 from typing import TYPE_CHECKING, Any, Protocol
 
 from serve_rt.credentials import ClusterToken
@@ -21,6 +23,7 @@ from serve_rt.model.routes import RouteTable
 if TYPE_CHECKING:
     from serve_rt.routing import Exchange, Outgoing
 
+log = logging.getLogger(__name__)
 FIRST_TABLE_TIMEOUT_S = 10.0
 MAX_IN_LINE = 2048
 """Calls of one deployment that wait in its router; a router itself refuses more than 4,096."""
@@ -70,6 +73,8 @@ class HandleRuntime:
         self._routes: asyncio.Task[RouteSource] | None = None
         self._posted: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._woken = False
+        # Not the caller's: streams opened by the first call live on, and would keep its request's context with them.
+        self._context = Context()
         self._lines: dict[DeploymentKey, asyncio.Semaphore] = {}
 
     def line(self, key: DeploymentKey) -> asyncio.Semaphore:
@@ -83,13 +88,16 @@ class HandleRuntime:
         self._posted.append((step, args))
         if not self._woken:
             self._woken = True  # a second thread that sees False here only wakes the loop once too often
-            self.loop.call_soon_threadsafe(self._run_posted)
+            self.loop.call_soon_threadsafe(self._run_posted, context=self._context)
 
     def _run_posted(self) -> None:
         self._woken = False  # before the queue is read: a post from now on wakes the loop again
         while self._posted:
             step, args = self._posted.popleft()
-            step(*args)
+            try:
+                step(*args)
+            except Exception:  # one call's bug must not hold up the steps of the others behind it
+                log.exception("a step of a call failed", extra={"action": "call_step_failed"})
 
     async def routes(self) -> RouteSource:
         """The routes, opened at the first call; on the loop only.

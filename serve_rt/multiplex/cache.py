@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import weakref
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
@@ -20,6 +21,7 @@ from serve_rt.context import current_request
 from serve_rt.errors import ServeException
 from serve_rt.multiplex.held import held
 
+log = logging.getLogger(__name__)
 ROOM_TIMEOUT_S = 60.0
 """How long a load waits for a model to get out of use."""
 
@@ -146,7 +148,8 @@ def _wake(loop: asyncio.AbstractEventLoop, room: asyncio.Event) -> None:
 
 
 async def _unload(model: Any) -> None:
-    """Call the model's own `__del__`, as Ray does; whatever it raises is the model's affair."""
+    """Call the model's own `__del__`, as Ray does. What it raises is logged: the request that wants the place of this
+    model has no part in it."""
     last_words = getattr(type(model), "__del__", None)
     if last_words is None:
         return
@@ -156,6 +159,8 @@ async def _unload(model: Any) -> None:
             await said
         elif not inspect.iscoroutinefunction(last_words):
             await asyncio.to_thread(last_words, model)
+    except Exception:  # user code
+        log.exception("__del__ of a %s failed", type(model).__name__, extra={"action": "model_not_unloaded"})
     finally:
         # Python would call it a second time when the last reference goes; a model that allows it is told once.
         try:

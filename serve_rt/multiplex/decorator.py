@@ -16,6 +16,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar, overload
 
 from serve_rt.multiplex.cache import ModelCache
+from serve_rt.multiplex.held import held
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -67,6 +68,7 @@ def _decorate(limit: int, func: Callable[..., Any]) -> Any:
             raise TypeError(f"A @serve.multiplexed function takes the model id alone, got {len(args)} arguments.")
         *owner, model_id = args
         _check_model_id(model_id)
+        _check_replica()
         table = vars(owner[0]) if owner else caches
         if key not in table:
             table[key] = ModelCache(functools.partial(func, *owner), limit)
@@ -82,6 +84,15 @@ def _check_model_id(model_id: object) -> None:
         raise ValueError(
             "The model ID cannot be empty: send the header `serve_multiplexed_model_id`, or call by "
             "`handle.options(multiplexed_model_id=...)`."
+        )
+
+
+def _check_replica() -> None:
+    """Not in `load` itself: that is pickled with classes of `__main__`, and `held` is of this process."""
+    if not held.watched:
+        raise RuntimeError(
+            "@serve.multiplexed can only be used within a deployment: there is no replica here. To try a program in "
+            "one process, use serve.run(..., _local_testing_mode=True)."
         )
 
 

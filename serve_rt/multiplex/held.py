@@ -26,6 +26,11 @@ class HeldModels:
         with self._lock:
             self._watcher = watcher
 
+    @property
+    def watched(self) -> bool:
+        """Whether this process is a replica (or plays one, in local testing mode)."""
+        return self._watcher is not None
+
     def tell(self, cache: object, ids: Sequence[str]) -> None:
         """All that `cache` holds now, least recently used first."""
         with self._lock:

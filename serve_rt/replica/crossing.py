@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
+from contextvars import Context
 from typing import Any
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,9 @@ class Crossing:
         self._name = name
         self._waiting: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()  # Any: arguments of any call
         self._awake = False
+        # Not the poster's: timers and tasks begun over there would keep a request's context, and a model that it used
+        # would stay in use as long as they live.
+        self._context = Context()
 
     def post(self, call: Callable[..., object], *args: Any) -> None:
         """Run `call(*args)` on the loop soon. From any thread; never blocks."""
@@ -39,7 +43,7 @@ class Crossing:
 
     def _wake(self) -> None:
         try:
-            self._loop.call_soon_threadsafe(self._drain)
+            self._loop.call_soon_threadsafe(self._drain, context=self._context)
         except RuntimeError:  # the loop is closed: the process is ending and nobody waits for these messages
             self._waiting.clear()
 

@@ -11,6 +11,7 @@ import pytest
 
 from serve_rt.context import RequestContext, current_request
 from serve_rt.multiplex.decorator import multiplexed, unload_all
+from serve_rt.multiplex.held import held
 
 
 class Model:
@@ -39,6 +40,18 @@ class Host:
     @multiplexed(max_num_models_per_replica=1)
     async def other(self, model_id: str) -> str:
         return "other " + model_id
+
+
+@pytest.fixture(autouse=True)
+def replica(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process plays one: outside of replicas loaders refuse to work."""
+    monkeypatch.setattr(held, "_watcher", lambda _models: None)
+
+
+def test_outside_of_a_replica_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(held, "_watcher", None)
+    with pytest.raises(RuntimeError, match=r"can only be used within a deployment.*_local_testing_mode"):
+        asyncio.run(Host().load("a"))
 
 
 async def _in_request(step: Callable[[], Awaitable[Any]]) -> Any:
