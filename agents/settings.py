@@ -6,11 +6,11 @@ anything was started.
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from serve_rt.config.addresses import is_loopback
 from serve_rt.config.paths import StateDir
 from serve_rt.errors import ConfigError
 from serve_rt.model.proxies import ProxyLocation
@@ -151,15 +151,6 @@ class Settings:
             from serve_rt.credentials.http_tls import https_context  # where it is asked for
 
             https_context(self.http_ssl_certfile, self.http_ssl_keyfile)
-
-
-def is_loopback(host: str) -> bool:
-    if host in ("localhost", ""):
-        return host == "localhost"
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def parse_memory(text: str) -> int:

@@ -7,6 +7,7 @@ while it comes up.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import select
 import signal
@@ -17,9 +18,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from serve_rt.config.addresses import is_loopback
 from serve_rt.config.paths import StateDir
 from serve_rt.errors import ServeException, UnavailableError
 
+log = logging.getLogger(__name__)
 READY_TIMEOUT_S = 60.0
 LEAVE_TIMEOUT_S = 40.0
 _SECOND_SIGNAL_TIMEOUT_S = 10.0
@@ -126,6 +129,19 @@ class OwnCluster:
         fds, self._open_fds = self._open_fds, ()
         for fd in fds:
             os.close(fd)
+
+
+def open_to_others(host: str | None, *, https: bool) -> list[str]:
+    """The agent's flags for HTTP at `host`, which the program or its caller named: that is the word that is needed for
+    plain HTTP that other machines reach. In a cluster of our own nothing else listens to them."""
+    if host is None or https or is_loopback(host):
+        return []
+    log.warning(
+        "HTTP at %s can be reached from other machines and is not encrypted: http_options ssl_certfile and ssl_keyfile "
+        "make it HTTPS, 127.0.0.1 keeps it on this one",
+        host,
+    )
+    return ["--insecure"]
 
 
 def somebody_listens(address: str) -> bool:

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 from serve_rt.api import session as sessions
 from serve_rt.api.build import AppOptions, build
 from serve_rt.api.deployment import Application
+from serve_rt.api.own_cluster import open_to_others
 from serve_rt.api.replica_context import find_replica_context
 from serve_rt.api.session import Session
 from serve_rt.api.targets import RunTarget, check_apart, check_target, prefix_of
@@ -107,6 +108,7 @@ def _flags(http: HTTPOptions, location: ProxyLocation | None) -> list[str]:
     if http.host is None:
         return [*flags, "--no-proxy"]
     flags += ["--http-host", http.host, "--http-port", str(http.port)]
+    flags += open_to_others(http.host, https=bool(http.ssl_certfile))
     flags += ["--http-keep-alive-timeout-s", str(http.keep_alive_timeout_s)]
     if http.ssl_certfile:
         flags += ["--http-ssl-certfile", http.ssl_certfile, "--http-ssl-keyfile", str(http.ssl_keyfile)]

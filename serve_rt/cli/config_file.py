@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from serve_rt.cli.connection import connect
-from serve_rt.cli.run import ImportFailed, check_import_path, load, parse_arguments
+from serve_rt.cli.loading import ImportFailed, check_import_path, load, parse_arguments
 from serve_rt.config.app_config import AppConfig, DeployConfig, read_config
 from serve_rt.config.yaml_lines import MAX_BYTES
 from serve_rt.errors import ConfigError, NotFoundError, ServeException
@@ -24,6 +24,7 @@ from serve_rt.errors import ConfigError, NotFoundError, ServeException
 if TYPE_CHECKING:
     from serve_rt.api.build import Built
     from serve_rt.api.deployment import Application
+    from serve_rt.api.session import Session
 
 SENT = (
     "Sent deploy request successfully.\n"
@@ -45,13 +46,25 @@ def deploy_command(
         return
     if arguments or name is not None:
         raise click.UsageError("KEY=VALUE arguments and --name go into the file: `args:` and `name:`.")
-    config = read_config(_read(Path(config_or_import_path)), config_or_import_path)
-    built = _built(config, Path(app_dir))
+    config = read_file(config_or_import_path)
+    built = build_all(config, Path(app_dir))
     for key in config.ignored:
-        click.echo(f"# {key} is not applied: it belongs to the nodes, see the flags of `serve-agent`.", err=True)
-    session = connect(address, state_dir)
+        click.echo(f"# {key} is not applied: {NOT_APPLIED.get(key, OF_THE_NODES)}.", err=True)
+    deploy_all(connect(address, state_dir), built)
+    click.echo(SENT)
+
+
+OF_THE_NODES = "it belongs to the nodes, see the flags of `serve-agent`"
+NOT_APPLIED = {
+    "grpc_options": "there is no gRPC ingress: serve HTTP, or call the applications with handles",
+    "logging_config": "give it to the deployments; `serve-agent --log-level` is the nodes' own",
+}
+
+
+def deploy_all(session: Session, built: Sequence[Built]) -> None:
+    """All of them in one request, and without what an earlier file had and this one has not."""
     running = session.run(session.client.status()).applications
-    listed = {app.name for app in config.applications}
+    listed = {one.spec.name for one in built}
     gone = sorted(app for app, overview in running.items() if overview.config_json and app not in listed)
     for one in built:
         session.run(session.client.put_blobs(one.blobs))
@@ -60,7 +73,6 @@ def deploy_command(
     else:
         for app in gone:
             session.run(session.client.delete(app, uuid.uuid4().hex))
-    click.echo(SENT)
 
 
 def _deploy_one(
@@ -83,6 +95,11 @@ def _deploy_one(
     click.echo(SENT)
 
 
+def read_file(path: str) -> DeployConfig:
+    """*Errors*: ConfigError with the line of what is wrong."""
+    return read_config(_read(Path(path)), path)
+
+
 def _read(path: Path) -> str:
     """*Errors*: ConfigError when it cannot be read, or is far too long to be a configuration."""
     try:
@@ -93,7 +110,7 @@ def _read(path: Path) -> str:
         raise ConfigError(f"{path} cannot be read: {error}") from error
 
 
-def _built(config: DeployConfig, app_dir: Path) -> list[Built]:
+def build_all(config: DeployConfig, app_dir: Path) -> list[Built]:
     """*Errors*: ConfigError with the line in the file; ClickException with the user's traceback."""
     built = []
     for app in config.applications:

@@ -60,6 +60,7 @@ def _state_dir(function: F) -> F:
 @click.option("--route-prefix", default="/", show_default=True, help="its URL path")
 @click.option("--app-dir", "-d", default=".", show_default=True, help="where to import from; travels to the replicas")
 @click.option("--blocking/--non-blocking", default=True, show_default=True, help="stay, and stop it all at Ctrl-C")
+@click.option("--reload", "-r", is_flag=True, help="deploy again when a file below --app-dir changes")
 @_address
 @click.option("--http-host", default=None, help="of the cluster it starts  [default: 127.0.0.1]")
 @click.option("--http-port", type=click.IntRange(0, 65535), default=None, help="[default: 8000]")
@@ -68,7 +69,8 @@ def _state_dir(function: F) -> F:
 @click.option("--num-gpus", type=int, default=None, help="declares GPUs where there are none")
 @_state_dir
 def run(**options: Any) -> None:  # Any: one per option, typed by click
-    """Run an application, IMPORT_PATH being module:name of an Application or of a function that builds one.
+    """Run an application, IMPORT_PATH being module:name of an Application or of a function that builds one; or, as
+    `serve deploy` does, all those of a YAML file.
 
     Starts a cluster when none runs; Ctrl-C then stops everything it started.
     """

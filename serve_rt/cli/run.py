@@ -6,25 +6,26 @@ imported. However this ends (Ctrl-C, SIGTERM, an error), what was started is sto
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import signal
 import sys
-import traceback
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from serve_rt.api.own_cluster import OwnCluster, somebody_listens
+from serve_rt.api.own_cluster import OwnCluster, open_to_others, somebody_listens
+from serve_rt.cli.loading import ImportFailed, check_import_path, load, parse_arguments
+from serve_rt.cli.reload import LOOK_EVERY_S, Watched, forget_modules
 from serve_rt.config.paths import StateDir
 from serve_rt.errors import ServeException
 
 if TYPE_CHECKING:
-    from serve_rt.api.deployment import Application
     from serve_rt.api.session import Session
 
 
@@ -36,6 +37,7 @@ class RunOptions:
     route_prefix: str = "/"
     app_dir: str = "."
     blocking: bool = True
+    reload: bool = False
     address: str | None = None
     http_host: str | None = None
     http_port: int | None = None
@@ -43,6 +45,11 @@ class RunOptions:
     num_cpus: float | None = None
     num_gpus: int | None = None
     state_dir: Path | None = None
+
+    @property
+    def file(self) -> str | None:
+        """The configuration file, where that is what was named."""
+        return self.import_path if self.import_path.endswith((".yaml", ".yml")) else None
 
     def state(self) -> StateDir:
         return StateDir(self.state_dir.absolute()) if self.state_dir is not None else StateDir.default()
@@ -56,21 +63,23 @@ class RunOptions:
             "--num-cpus": self.num_cpus,
             "--num-gpus": self.num_gpus,
         }
-        return [text for flag, value in given.items() if value is not None for text in (flag, str(value))]
+        flags = [text for flag, value in given.items() if value is not None for text in (flag, str(value))]
+        return [*flags, *open_to_others(self.http_host, https=False)]
 
     def cluster_options(self) -> list[str]:
         given = [name for name in ("http_host", "http_port", "port", "num_cpus", "num_gpus")]
         return ["--" + name.replace("_", "-") for name in given if getattr(self, name) is not None]
 
 
-class ImportFailed(Exception):
-    """The user's module or builder raised; the text is the user's traceback."""
-
-
 def run_application(options: RunOptions) -> int:
     """The exit code."""
+    if options.file is not None:
+        options = _with_http_of(options, options.file)
+    else:
+        check_import_path(options.import_path)
     arguments = parse_arguments(options.arguments)
-    check_import_path(options.import_path)
+    if options.reload and not options.blocking:
+        raise ServeException("--reload needs --blocking: it watches the files until Ctrl-C")
     if not sys.platform.startswith("linux"):
         raise ServeException("`serve run` runs on Linux only")
     signal.signal(signal.SIGTERM, _as_interrupt)
@@ -123,10 +132,10 @@ def _run(options: RunOptions, arguments: dict[str, str], own: OwnCluster | None)
             "`serve-agent` to keep the application running",
             err=True,
         )
-    application = load(options.import_path, arguments, Path(options.app_dir))
+    import_all = _of_file(options) if options.file is not None else _of_import_path(options, arguments)
+    deploy = import_all()
     from serve_rt.api import session as sessions
-    from serve_rt.api.run import _run_many, wait_for_ever
-    from serve_rt.api.targets import RunTarget, prefix_of
+    from serve_rt.api.run import wait_for_ever
 
     sessions.show_logs()
     logging.getLogger("serve_rt.api.run").setLevel(logging.ERROR)  # this command says those things itself
@@ -134,28 +143,106 @@ def _run(options: RunOptions, arguments: dict[str, str], own: OwnCluster | None)
         session = sessions.adopt_own(own, options.state())
     else:
         session = sessions.current(options.address, options.state())
-    prefix = prefix_of(application, options.route_prefix)
-    _run_many(
-        [RunTarget(application, options.name, prefix)],
-        import_path=options.import_path,
-        code_root=Path(options.app_dir),
-        session=session,
-    )
-    _say_ready(session, prefix, options)
-    if options.blocking:
+    _say_ready(session, deploy(session), options)
+    if options.reload:
+        _reload_for_ever(session, import_all, options)
+    elif options.blocking:
         wait_for_ever()
     return 0
 
 
-def _say_ready(session: Session, prefix: str | None, options: RunOptions) -> None:
+Prefixes = list[tuple[str, str | None]]
+"""Application and route prefix, of all that was deployed."""
+Deploy = Callable[["Session"], Prefixes]
+"""Sends what was imported, and waits until it answers."""
+
+
+def _of_import_path(options: RunOptions, arguments: dict[str, str]) -> Callable[[], Deploy]:
+    def import_all() -> Deploy:
+        application = load(options.import_path, arguments, Path(options.app_dir))
+
+        def deploy(session: Session) -> Prefixes:
+            from serve_rt.api.run import _run_many
+            from serve_rt.api.targets import RunTarget, prefix_of
+
+            prefix = prefix_of(application, options.route_prefix)
+            target = RunTarget(application, options.name, prefix)
+            _run_many([target], import_path=options.import_path, code_root=Path(options.app_dir), session=session)
+            return [(options.name, prefix)]
+
+        return deploy
+
+    return import_all
+
+
+def _of_file(options: RunOptions) -> Callable[[], Deploy]:
+    def import_all() -> Deploy:
+        from serve_rt.cli.config_file import build_all, read_file
+
+        assert options.file is not None
+        built = build_all(read_file(options.file), Path(options.app_dir))
+
+        def deploy(session: Session) -> Prefixes:
+            from serve_rt.api.waiting import until_routed, until_running
+            from serve_rt.cli.config_file import deploy_all
+
+            deploy_all(session, built)
+            for one in built:
+                until_running(session, one.spec)
+                if one.spec.route_prefix is not None and session.identity.http_address:
+                    until_routed(session.identity.http_address, one.spec)
+            return [(one.spec.name, one.spec.route_prefix) for one in built]
+
+        return deploy
+
+    return import_all
+
+
+def _with_http_of(options: RunOptions, file: str) -> RunOptions:
+    """The file's http_options are the cluster's that this command starts; flags go before them."""
+    from serve_rt.cli.config_file import NOT_APPLIED, read_file
+
+    if options.arguments or options.name != "default" or options.route_prefix != "/":
+        raise click.UsageError("KEY=VALUE arguments, --name and --route-prefix go into the file.")
+    config = read_file(file)
+    http = config.cluster.get("http_options") or {}
+    if config.cluster.get("grpc_options"):
+        click.echo(f"# grpc_options is not applied: {NOT_APPLIED['grpc_options']}.", err=True)
+    return replace(
+        options,
+        http_host=options.http_host if options.http_host is not None else http.get("host"),
+        http_port=options.http_port if options.http_port is not None else http.get("port"),
+    )
+
+
+def _reload_for_ever(session: Session, import_all: Callable[[], Deploy], options: RunOptions) -> None:
+    folder, waiting = Path(options.app_dir), threading.Event()
+    watched = Watched(folder)
+    click.echo(f"Watching {folder.resolve()} for changes.")
+    while session.may_live:
+        waiting.wait(LOOK_EVERY_S)
+        changed = watched.changed()
+        if not changed:
+            continue
+        click.echo(f"Changed: {', '.join(changed[:5])}{' and others' if len(changed) > 5 else ''}. Deploying again.")
+        forget_modules(folder)
+        try:
+            _say_ready(session, import_all()(session), options)
+        except (ImportFailed, click.ClickException, RuntimeError, TypeError, ValueError, ServeException) as error:
+            click.echo(f"{error}\nThe former version goes on.", err=True)
+    raise RuntimeError("the agent of this cluster has ended; see agent.log in the state dir's logs folder")
+
+
+def _say_ready(session: Session, prefixes: Prefixes, options: RunOptions) -> None:
     from serve_rt.api.run import url_of
 
-    if not session.identity.http_address or prefix is None:
-        click.echo(f"Application {options.name!r} is ready.")
-        return
-    url = url_of(session, prefix)
-    click.echo(f"Application {options.name!r} is ready at {url}")
-    click.echo(f"    curl {url}")
+    for name, prefix in prefixes:
+        if not session.identity.http_address or prefix is None:
+            click.echo(f"Application {name!r} is ready.")
+            continue
+        url = url_of(session, prefix)
+        click.echo(f"Application {name!r} is ready at {url}")
+        click.echo(f"    curl {url}")
     if options.blocking:
         ends = (
             "Ctrl-C stops everything" if session.own is not None else "Ctrl-C leaves it running; `serve delete` ends it"
@@ -174,114 +261,3 @@ def _stop(own: OwnCluster | None) -> None:
     finally:  # a second Ctrl-C may end the polite half
         if own is not None:
             own.stop()
-
-
-# --- what to run --------------------------------------------------------------------------------------------------
-
-
-def check_import_path(import_path: str) -> None:
-    """*Errors*: ServeException unless it is module:name."""
-    module, colon, name = import_path.partition(":")
-    if not (colon and module and name):
-        hint = f" Did you mean {module.removesuffix('.py').replace('/', '.')}:app?" if module else ""
-        raise ServeException(f"IMPORT_PATH {import_path!r} is not of the form module:name.{hint}")
-
-
-def parse_arguments(texts: tuple[str, ...]) -> dict[str, str]:
-    """*Errors*: ServeException for one that is not key=value."""
-    arguments: dict[str, str] = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            raise ServeException(f"Invalid application argument '{text}', must be of the form '<key>=<val>'.")
-        arguments[key] = value
-    return arguments
-
-
-def load(import_path: str, arguments: dict[str, str], app_dir: Path) -> Application:
-    """Import the application, or build it with the function found.
-
-    *Errors*: ImportFailed with the user's traceback; ServeException when what is found is no application.
-    """
-    folder = str(app_dir.resolve())
-    if not app_dir.is_dir():
-        raise ServeException(f"--app-dir {app_dir} is not a folder")
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    module_name, _, attribute = import_path.partition(":")
-    module = _import(module_name, folder)
-    found: Any = module
-    for name in attribute.split("."):
-        if not hasattr(found, name):
-            raise ServeException(_no_such(module_name, attribute, module))
-        found = getattr(found, name)
-    return build_application(found, import_path, arguments)
-
-
-def _import(module_name: str, folder: str) -> Any:
-    try:
-        return importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name and (module_name == error.name or module_name.startswith(error.name + ".")):
-            raise ServeException(
-                f"There is no module {error.name!r}: looked in {folder} (see --app-dir) and in the installed packages."
-            ) from error
-        raise ImportFailed(users_traceback(error)) from error
-    except (Exception, SystemExit) as error:  # user code
-        raise ImportFailed(users_traceback(error)) from error
-
-
-def _no_such(module_name: str, attribute: str, module: Any) -> str:
-    from serve_rt.api.deployment import Application
-
-    applications = [name for name, value in vars(module).items() if isinstance(value, Application)]
-    hint = f" It has the applications {', '.join(applications)}." if applications else " It has no application at all."
-    return f"Module {module_name!r} has no attribute {attribute!r}.{hint}"
-
-
-def build_application(found: Any, import_path: str, arguments: dict[str, str]) -> Application:
-    from serve_rt.api.builder import build_with
-    from serve_rt.api.deployment import Application, Deployment
-
-    if isinstance(found, Application):
-        if arguments:
-            raise ServeException(
-                f"Arguments {arguments} were given, but {import_path!r} is an application, not a function that "
-                "builds one."
-            )
-        return found
-    if isinstance(found, Deployment) or not callable(found):
-        what = f"is a {type(found).__name__}"
-        fix = "give it .bind(...)" if isinstance(found, Deployment) else "it must be what `.bind()` returns"
-        raise ServeException(f"{import_path!r} {what}, not an Application: {fix}.")
-    try:
-        return build_with(found, arguments)
-    except (ServeException, TypeError) as error:
-        if isinstance(error, TypeError) and error.__traceback__ is not None and _raised_by_user(error):
-            raise ImportFailed(users_traceback(error)) from error
-        raise
-    except Exception as error:  # user code
-        raise ImportFailed(users_traceback(error)) from error
-
-
-def _raised_by_user(error: BaseException) -> bool:
-    frames = traceback.extract_tb(error.__traceback__)
-    return bool(frames) and not _is_ours(frames[-1].filename)
-
-
-_OURS = str(Path(__file__).resolve().parents[1])
-
-
-def _is_ours(filename: str) -> bool:
-    """A frame between the user and us: the runtime's own, or the import system's."""
-    if filename.startswith("<frozen importlib") or filename == importlib.__file__:
-        return True
-    return filename.startswith((_OURS + "/cli/", _OURS + "/api/"))
-
-
-def users_traceback(error: BaseException) -> str:
-    """The traceback from the first line of the user's on."""
-    trace = error.__traceback__
-    while trace is not None and _is_ours(trace.tb_frame.f_code.co_filename):
-        trace = trace.tb_next
-    return "".join(traceback.format_exception(type(error), error, trace)).rstrip()

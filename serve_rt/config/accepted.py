@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from serve_rt.config.copying import Copied
 from serve_rt.config.fields import check_bool, check_number
 from serve_rt.errors import ConfigError
 
@@ -16,7 +17,7 @@ POWER_OF_TWO = "PowerOfTwoChoicesRequestRouter"
 
 
 @dataclass(frozen=True)
-class RequestRouterConfig:
+class RequestRouterConfig(Copied):
     """How requests choose a replica; the stats fields say how often `record_routing_stats` is asked."""
 
     request_router_class: Any = f"serve_rt.request_router:{POWER_OF_TWO}"
@@ -42,7 +43,7 @@ class RequestRouterConfig:
 
 
 @dataclass(frozen=True)
-class TracingConfig:
+class TracingConfig(Copied):
     enabled: bool = False
     exporter_import_path: str = ""
     sampling_ratio: float = 0.01
@@ -55,7 +56,7 @@ class TracingConfig:
 
 
 @dataclass(frozen=True)
-class ControllerOptions:
+class ControllerOptions(Copied):
     runtime_env: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

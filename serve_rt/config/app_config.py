@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
+from serve_rt.config.options import HTTPOptions
 from serve_rt.config.yaml_lines import Document, Path, read_yaml
 
 MAX_APPLICATIONS = 200
@@ -50,6 +51,8 @@ class DeployConfig:
     """In percent, of all applications of the file."""
     ignored: tuple[str, ...] = ()
     """Options of the whole cluster that the file gives."""
+    cluster: Mapping[str, Any] = field(default_factory=dict)
+    """Their values."""
 
 
 def read_config(text: str, source: str) -> DeployConfig:
@@ -67,7 +70,15 @@ def read_config(text: str, source: str) -> DeployConfig:
     prefixes = [(app.route_prefix, (*app.path, "route_prefix")) for app in applications if app.route_prefix is not None]
     _unique(document, prefixes, "route_prefix")
     ignored = tuple(key for key in CLUSTER_KEYS if root.get(key) is not None)
-    return DeployConfig(document, applications, _capacity(document, root.get("target_capacity")), ignored)
+    http = _mapping(document, root.get("http_options") or {}, ("http_options",))
+    _known(document, http, [one.name for one in fields(HTTPOptions)], ("http_options",))
+    return DeployConfig(
+        document,
+        applications,
+        _capacity(document, root.get("target_capacity")),
+        ignored,
+        {key: root[key] for key in ignored},
+    )
 
 
 def _capacity(document: Document, value: Any) -> float | None:

@@ -5,41 +5,24 @@ Unlike Ray's they refuse unknown keys, naming the nearest known one; renamed key
 
 from __future__ import annotations
 
-import difflib
 import enum
 import json
 import logging
 import os
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
+from serve_rt.config.copying import Copied, recheck
 from serve_rt.config.fields import check_bool, check_integer, check_number, check_text
-from serve_rt.errors import ConfigError
+from serve_rt.config.naming import UnknownOptionError as UnknownOptionError
+from serve_rt.config.naming import nearest as nearest
+from serve_rt.config.naming import refuse_unknown as refuse_unknown
 from serve_rt.model.proxies import ProxyLocation as ProxyLocation
 from serve_rt.model.spec import AutoscalingOptions, PolicySpec
 
 T = TypeVar("T")
-
-
-class UnknownOptionError(ConfigError, TypeError):
-    """An option nobody knows; the message names the nearest known one."""
-
-
-def refuse_unknown(what: str, given: Iterable[str], known: Iterable[str]) -> None:
-    """*Errors*: UnknownOptionError for the first name in `given` that is not in `known`."""
-    known = list(known)
-    for name in given:
-        if name not in known:
-            raise UnknownOptionError(f"{what} has no option {name!r}. {nearest(name, known)}")
-
-
-def nearest(name: object, known: Iterable[str]) -> str:
-    """The sentence that helps: the nearest known name, or all of them."""
-    known = list(known)
-    near = difflib.get_close_matches(str(name), known, 1)
-    return f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(sorted(known))}."
 
 
 def from_mapping(kind: type[T], given: Mapping[str, Any]) -> T:
@@ -55,6 +38,7 @@ def checked(kind: type[T], given: T | Mapping[str, Any], option: str) -> T:
     *Errors*: TypeError for anything else.
     """
     if isinstance(given, kind):
+        recheck(given)
         return given
     if isinstance(given, Mapping):
         return from_mapping(kind, given)
@@ -70,7 +54,7 @@ class DeploymentMode(enum.StrEnum):
 
 
 @dataclass(frozen=True)
-class HTTPOptions:
+class HTTPOptions(Copied):
     """Given to the `serve.start` or `serve.run` that starts the cluster."""
 
     host: str | None = "127.0.0.1"
@@ -140,7 +124,7 @@ class HTTPOptions:
 
 
 @dataclass(frozen=True)
-class gRPCOptions:
+class gRPCOptions(Copied):
     """Accepted so that programs import; there is no gRPC ingress yet."""
 
     port: int = 9000
@@ -150,7 +134,7 @@ class gRPCOptions:
 
 
 @dataclass(frozen=True)
-class BackpressureConfig:
+class BackpressureConfig(Copied):
     status_code: int = 503
     retry_after_s: float | None = None
 
@@ -162,7 +146,7 @@ class BackpressureConfig:
 
 
 @dataclass(frozen=True)
-class GuardConfig:
+class GuardConfig(Copied):
     """Ours, not Ray's: a new version starts with one replica beside the old ones; if it does worse than they, it is
     rolled back."""
 
@@ -179,7 +163,7 @@ class GuardConfig:
 
 
 @dataclass(frozen=True)
-class LoggingConfig:
+class LoggingConfig(Copied):
     encoding: str = "TEXT"
     log_level: int | str = "INFO"
     logs_dir: str | None = None
@@ -219,7 +203,7 @@ LOG_ATTRIBUTES = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "as
 
 
 @dataclass(frozen=True)
-class AutoscalingPolicy:
+class AutoscalingPolicy(Copied):
     """`policy_function`: `module:name`, or a function, or a class that is instantiated once with `policy_kwargs`."""
 
     policy_function: Any = "serve_rt.autoscaling_policy:default_autoscaling_policy"
@@ -247,7 +231,7 @@ _USUAL_POLICIES = ("default_autoscaling_policy", "replica_queue_length_autoscali
 
 
 @dataclass(frozen=True)
-class AutoscalingConfig:
+class AutoscalingConfig(Copied):
     """Ray's knobs; the last four are old names."""
 
     min_replicas: int = 1
@@ -329,9 +313,6 @@ class AutoscalingConfig:
 
     def custom_policy(self) -> AutoscalingPolicy | None:
         return checked(AutoscalingPolicy, self.policy, "policy") if self.policy is not None else None
-
-    def dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 _NUMBERS: Mapping[str, dict[str, float]] = {

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from serve_rt.cli.config_file import _built
+from serve_rt.cli.config_file import build_all
 from serve_rt.config.app_config import read_config
 from serve_rt.errors import ConfigError
 from serve_rt.model.capacity import at_capacity, is_rising, while_rising
@@ -40,7 +40,7 @@ def application(tmp_path: Path, text: str) -> ApplicationSpec:
         "app = D.bind()\n"
     )
     text = text.replace("MODULE", f"cap_{tmp_path.name}")
-    return _built(read_config(text, "app.yaml"), tmp_path)[0].spec
+    return build_all(read_config(text, "app.yaml"), tmp_path)[0].spec
 
 
 def test_a_file_says_how_much_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

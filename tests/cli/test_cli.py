@@ -10,8 +10,8 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from serve_rt.cli.loading import ImportFailed, load, parse_arguments
 from serve_rt.cli.main import main
-from serve_rt.cli.run import ImportFailed, load, parse_arguments
 from serve_rt.cli.show import nodes_table, replicas_table, status_yaml
 from serve_rt.controller.status import build_nodes
 from serve_rt.errors import ServeException

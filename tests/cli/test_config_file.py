@@ -10,7 +10,7 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from serve_rt.cli.config_file import _built, build_command
+from serve_rt.cli.config_file import build_all, build_command
 from serve_rt.cli.main import main
 from serve_rt.config.app_config import MAX_APPLICATIONS, read_config
 from serve_rt.config.yaml_lines import MAX_BYTES, read_yaml
@@ -125,7 +125,7 @@ applications:
     num_replicas: 3
     user_config: {{x: 1}}
 """
-    (built,) = _built(read_config(text, "app.yaml"), app_dir)
+    (built,) = build_all(read_config(text, "app.yaml"), app_dir)
     inner, outer = (next(d for d in built.spec.deployments if d.name == name) for name in ("Inner", "Outer"))
     assert (inner.options.num_replicas, inner.options.max_ongoing_requests) == (3, 7)
     assert inner.options.user_config_json == '{"x": 1}'
@@ -146,14 +146,14 @@ def test_a_bad_option_is_told_with_its_line(app_dir: Path, option: str, line: in
     text = f"applications:\n- import_path: {module(app_dir)}:app\n  deployments:\n  - name: Outer\n  - name: Inner\n"
     text += f"    {option}\n"
     with pytest.raises(ConfigError, match=words) as refused:
-        _built(read_config(text, "app.yaml"), app_dir)
+        build_all(read_config(text, "app.yaml"), app_dir)
     assert str(refused.value).startswith(f"app.yaml:{line}: "), str(refused.value)
 
 
 def test_an_unknown_deployment_names_those_there_are(app_dir: Path) -> None:
     text = f"applications:\n- import_path: {module(app_dir)}:app\n  deployments:\n  - name: Middle\n"
     with pytest.raises(ConfigError, match=r"Deployment 'Middle' does not exist. Available: \['Inner', 'Outer'\]"):
-        _built(read_config(text, "app.yaml"), app_dir)
+        build_all(read_config(text, "app.yaml"), app_dir)
 
 
 def test_what_build_writes_deploy_reads(app_dir: Path) -> None:
@@ -162,7 +162,7 @@ def test_what_build_writes_deploy_reads(app_dir: Path) -> None:
     config = read_config(target.read_text(), "out.yaml")
     assert [(app.name, app.route_prefix) for app in config.applications] == [("app1", "/app1"), ("app2", "/app2")]
     assert config.applications[0].overrides["Inner"]["num_replicas"] == 2
-    first, _ = _built(config, app_dir)
+    first, _ = build_all(config, app_dir)
     assert {d.name: d.options.max_ongoing_requests for d in first.spec.deployments} == {"Inner": 7, "Outer": 100}
     assert yaml.safe_load(target.read_text())["proxy_location"] == "EveryNode"
 
