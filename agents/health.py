@@ -53,6 +53,8 @@ class Action(enum.Enum):
 class Verdict:
     action: Action
     reason: str = ""
+    stacks: bool = False
+    """Killed for taking too long: where it stands is worth telling."""
 
 
 KEEP = Verdict(Action.KEEP)
@@ -76,14 +78,14 @@ def _silent_long(signals: Signals, limits: Limits) -> Verdict:
     dead = signals.proc_state in ("Z", "X", "") or signals.no_cpu_s >= NO_CPU_S
     stuck = signals.silent_s >= limits.stuck_timeout_s
     if stopped or dead or stuck or not limits.leave_busy_alone:
-        return Verdict(Action.KILL, reason)
+        return Verdict(Action.KILL, reason, stacks=stuck)
     return Verdict(Action.EJECT, reason)
 
 
 def _blocked(signals: Signals, limits: Limits) -> Verdict:
     limit_s = limits.stuck_timeout_s if limits.leave_busy_alone else KILL_AFTER_S
     if signals.user_loop_age_s >= limit_s:
-        return Verdict(Action.KILL, f"its event loop was blocked for {signals.user_loop_age_s:.0f} s")
+        return Verdict(Action.KILL, f"its event loop was blocked for {signals.user_loop_age_s:.0f} s", stacks=True)
     return KEEP
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from serve_rt.agents import health, life_cycle
+from serve_rt.agents.killing import kill_until_dead, last_stacks
 from serve_rt.agents.launcher.records import Exit, Handle
 from serve_rt.agents.launcher_link import LauncherLink
 from serve_rt.agents.life_cycle import Action, Drain, Forget, Kill, Process, Record, Settle, Start
@@ -31,7 +32,6 @@ from serve_rt.model.spec import DeploymentOptions
 from serve_rt.pb import replica_pb2 as pb
 
 log = logging.getLogger(__name__)
-_KILL_AGAIN_S = 5.0
 _LAST_REPORT_S = 0.3
 """A failed constructor's traceback travels beside the news of the exit: wait so long for it."""
 
@@ -225,7 +225,7 @@ class Keeper:
             log.warning("%s: %s", self.replica_id, verdict.reason, extra={"action": "replica_out_of_rotation"})
             self._set(life_cycle.out_of_rotation(self.record, verdict.reason, now))
         elif verdict.action is health.Action.KILL and self.record.process is Process.RUNNING:
-            self._do(Kill(verdict.reason))
+            self._do(Kill(verdict.reason, stacks=verdict.stacks))
 
     # --- doing ----------------------------------------------------------------------------------------------------
 
@@ -240,10 +240,10 @@ class Keeper:
                 at_once = self.record.state is ReplicaState.STARTING
                 self._set(life_cycle.draining(self.record, timeout_s, now))
                 self._tasks.start(self._drain(timeout_s, at_once), name="drain")
-            case Kill(reason):
+            case Kill(reason, stacks):
                 log.warning("killing %s: %s", self.replica_id, reason, extra={"action": "replica_killed"})
                 self._set(life_cycle.killing(self.record, reason))
-                self._tasks.start(self._kill(self.record.incarnation), name="kill")
+                self._tasks.start(self._kill(self.record.incarnation, stacks=stacks), name="kill")
             case Settle():
                 self._set(life_cycle.settled(self.record, now))
             case Forget():
@@ -299,19 +299,14 @@ class Keeper:
         except ServeException as error:
             log.warning("cannot signal %s: %s", self.replica_id, error, extra={"action": "signal_failed"})
 
-    async def _kill(self, incarnation: int) -> None:
-        """SIGKILL to the whole group, again until its end is told."""
+    async def _kill(self, incarnation: int, *, stacks: bool) -> None:
         dead = self._dead
-        while not dead.is_set():
-            try:
-                await self._launcher.kill_group(self.replica_id, incarnation)
-            except ServeException as error:
-                log.warning("cannot kill %s yet: %s", self.replica_id, error, extra={"action": "kill_failed"})
-            try:
-                async with asyncio.timeout(_KILL_AGAIN_S):
-                    await dead.wait()
-            except TimeoutError:
-                continue
+        if stacks:
+            log_path = self._node.state.replica_log(self.copy.assignment.app, self.replica_id)
+            stood = await last_stacks(self._launcher, self._link, self.replica_id, incarnation, log_path)
+            if stood and not dead.is_set():
+                self._set(replace(self.record, message=f"{self.record.message}\nIt stood here:\n{stood}"))
+        await kill_until_dead(self._launcher, self.replica_id, incarnation, dead)
 
     async def _sweep(self, incarnation: int, pid: int) -> None:
         """What the dead process left running goes too, and its devices get free: then the next one may start."""

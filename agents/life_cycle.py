@@ -82,6 +82,8 @@ class Drain:
 @dataclass(frozen=True, slots=True)
 class Kill:
     reason: str
+    stacks: bool = False
+    """It took too long: its stacks are looked at first, and told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +143,7 @@ def _drain_s(assignment: Assignment | None, record: Record) -> float:
 def _decide_running(assignment: Assignment, record: Record, now: float) -> tuple[Action, ...]:
     limit_s = assignment.spec.options.startup_timeout_s
     if record.state is ReplicaState.STARTING and now - record.since >= limit_s:
-        return (Kill(f"it was not ready within startup_timeout_s={limit_s:g}"),)
+        return (Kill(f"it was not ready within startup_timeout_s={limit_s:g}", stacks=True),)
     return ()
 
 

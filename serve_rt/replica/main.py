@@ -66,6 +66,7 @@ def run(start: Mapping[str, Any]) -> int:  # Any: JSON of a ReplicaStart
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(line_buffering=True)
     faulthandler.enable(all_threads=True)  # a crash in a C extension then leaves a Python traceback in the log
+    faulthandler.register(signal.SIGQUIT, all_threads=True)  # asked for by the agent when nothing else answers
     user_log = _open_log(told)
     sys.setswitchinterval(GIL_SWITCH_S)
     loop = uvloop.new_event_loop()

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import faulthandler
-import io
-import tempfile
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -18,12 +15,12 @@ from serve_rt.replica.dispatch import Dispatch
 from serve_rt.replica.exposition import Exposition
 from serve_rt.replica.lifecycle import Lifecycle
 from serve_rt.replica.reports import Report
+from serve_rt.replica.stacks import stacks
 from serve_rt.replica.user_loop import UserLoop
 from serve_rt.transport.server import StreamService
 from serve_rt.wire import records
 
 Context = grpc.aio.ServicerContext[Any, Any]  # Any: grpc's own parameters
-MAX_TASKS_SHOWN = 200
 
 
 class ReplicaService:
@@ -77,7 +74,8 @@ class ReplicaService:
         return pb.DrainReply()
 
     async def dump_stacks(self, _request: pb.DumpStacksRequest, _context: Context) -> pb.DumpStacksReply:
-        return pb.DumpStacksReply(text=f"{thread_stacks()}\n{task_stacks(self._user_loop.loop)}")
+        loop = self._user_loop
+        return pb.DumpStacksReply(text=stacks(loop.loop, loop.thread_id))
 
     async def metrics(self, _request: pb.MetricsRequest, _context: Context) -> pb.MetricsReply:
         return pb.MetricsReply(text=await asyncio.to_thread(self._exposition.text))
@@ -94,23 +92,3 @@ def _to_pb(report: Report) -> pb.ReplicaReport:
         pid=report.pid,
         docs_path=report.docs_path,
     )
-
-
-def thread_stacks() -> str:
-    """Where every thread stands; written by C code that needs nothing of a broken interpreter but a descriptor."""
-    with tempfile.TemporaryFile("w+") as file:
-        faulthandler.dump_traceback(file=file, all_threads=True)
-        file.seek(0)
-        return file.read()
-
-
-def task_stacks(loop: asyncio.AbstractEventLoop) -> str:
-    """Where the tasks of the user loop wait: an async handler has no thread to be seen in."""
-    text = io.StringIO()
-    try:
-        tasks = list(asyncio.all_tasks(loop))
-    except RuntimeError:  # the set changed while it was read from this thread, again and again
-        return "(the tasks of the user loop changed too fast to be listed)"
-    for task in tasks[:MAX_TASKS_SHOWN]:
-        task.print_stack(limit=5, file=text)
-    return text.getvalue()

@@ -54,6 +54,10 @@ class UserLoop:
         self.loop.call_later(BEAT_S, self._beat)
 
     @property
+    def thread_id(self) -> int | None:
+        return self._thread.ident
+
+    @property
     def age_s(self) -> float:
         """How long user code has held the loop; 0.0 while it lets go in time."""
         since_s = time.monotonic() - self._last_beat

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import os
+import time
+from collections import deque
 from typing import Any
 
 
@@ -19,3 +23,26 @@ class Raises:
 class Leaves:
     def __init__(self) -> None:
         os._exit(3)
+
+
+class Hangs:
+    def __init__(self) -> None:
+        self.wait_for_weights()
+
+    def wait_for_weights(self) -> None:
+        time.sleep(3600.0)
+
+
+class HangsAwaiting:
+    async def __init__(self) -> None:  # type: ignore[misc]  # awaited by the replica, as in Ray
+        await self.wait_for_weights()
+
+    async def wait_for_weights(self) -> None:
+        await asyncio.Event().wait()
+
+
+class HangsInC:
+    """No thread of the process runs any more: the interpreter's lock is never given back."""
+
+    def __init__(self) -> None:
+        deque(itertools.repeat(None), maxlen=0)

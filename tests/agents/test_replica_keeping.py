@@ -12,6 +12,7 @@ from dataclasses import replace
 import pytest
 
 from serve_rt.credentials import ClusterToken, control_channel
+from serve_rt.model.ids import ReplicaId
 from serve_rt.model.replica import Observed, ReplicaState
 from serve_rt.model.routes import RouteTable
 from serve_rt.pb import control_pb2 as pb
@@ -82,6 +83,21 @@ def test_a_replica_that_exits_at_once_says_how(cluster: LocalCluster) -> None:
     _, leader = started(cluster)
     leader.assign(apps.Leaves, max_constructor_retry_count=1)
     assert "code 3" in leader.await_state(ReplicaState.FAILED).message
+
+
+def test_a_constructor_that_hangs_is_killed_and_says_where_it_stood(cluster: LocalCluster) -> None:
+    """On its thread, in an await, and in C code that lets nothing of the process answer."""
+    node, leader = started(cluster)
+    hangs = {ReplicaId("app#hello#a"): apps.Hangs, ReplicaId("default#hangs#b"): apps.HangsAwaiting}
+    hangs[ReplicaId("app#hello#c")] = apps.HangsInC
+    for replica, app in hangs.items():
+        leader.assign(app, replica, startup_timeout_s=1.5, max_constructor_retry_count=1)
+    for replica, app in hangs.items():
+        message = leader.await_state(ReplicaState.FAILED, replica=replica).message
+        assert "startup_timeout_s=1.5" in message and "It stood here" in message, message
+        where = "__init__" if app is apps.HangsInC else "wait_for_weights"
+        assert where in message.partition("It stood here")[2][:1200], message
+    assert not node.handles("replica")
 
 
 def test_a_blob_that_nobody_has_is_told(cluster: LocalCluster) -> None:

@@ -42,6 +42,7 @@ def test_a_constructor_that_hangs_is_ended_and_its_version_rolled_back(cluster_o
     assert "rolled back" in output and "startup_timeout_s=1" in output, output
     status = cluster.cli("status").stdout
     assert "startup_timeout_s=1" in status, status
+    assert "It stood here" in status and "in __init__" in status, status
 
 
 def test_a_crash_loop_backs_off_and_disturbs_nobody(cluster_of: ClusterFactory, show: Show) -> None:

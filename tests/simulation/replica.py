@@ -151,7 +151,7 @@ class SimReplica:
         return pb.DrainReply()
 
     async def dump_stacks(self, request: pb.DumpStacksRequest, context: object) -> pb.DumpStacksReply:
-        return pb.DumpStacksReply()
+        return pb.DumpStacksReply(text="in its constructor")
 
     async def metrics(self, request: pb.MetricsRequest, context: object) -> pb.MetricsReply:
         return pb.MetricsReply()
