@@ -20,8 +20,12 @@ async def cancel_and_wait(*tasks: asyncio.Task[Any] | None) -> None:
     alive = [task for task in tasks if task is not None]
     for task in alive:
         task.cancel()
-    if alive:
-        await asyncio.gather(*alive, return_exceptions=True)
+    running = [task for task in alive if not task.done()]
+    if running:
+        await asyncio.gather(*running, return_exceptions=True)
+    for task in alive:
+        if not task.cancelled():
+            task.exception()  # looked at: nobody is to be told that it was not
 
 
 class TaskOwner:

@@ -66,9 +66,13 @@ class EtcdMachine:
         """The first revision after `after` that touches the prefix."""
         for revision in range(max(after, FIRST_REVISION) + 1, self.revision + 1):
             events = self._history[revision - FIRST_REVISION - 1]
-            if touching := tuple(event for event in events if event.kv.key.startswith(prefix)):
+            if touching := tuple([event for event in events if event.kv.key.startswith(prefix)]):
                 return Events(touching, revision)
         return None
+
+    def keys_since(self, after: int) -> list[str]:
+        """What was written after revision `after`."""
+        return [event.kv.key for events in self._history[max(after - FIRST_REVISION, 0) :] for event in events]
 
     # --- writing ----------------------------------------------------------------------------------------------------
 

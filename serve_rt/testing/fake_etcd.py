@@ -38,6 +38,9 @@ class _Server:
         """How often it was stopped or wiped: a watch of an earlier life is broken."""
         self.changed = asyncio.Event()
         self.on_txn: list[OnTxn] = []
+        self._watching: dict[asyncio.Future[None], str] = {}
+        """Watches that wait for a change below their prefix."""
+        self._told_of = self.machine.revision
         self._tasks = TaskOwner("fake etcd")
         self._context = contextvars.copy_context()
 
@@ -45,6 +48,29 @@ class _Server:
         """Wake everybody who waits for a change; later waiters wait for the next one."""
         woken, self.changed = self.changed, asyncio.Event()
         woken.set()
+        self._told_of = self.machine.revision
+        self._wake(tuple(self._watching))
+
+    def wrote(self) -> None:
+        """Wake the watches that the last writes concern: most are of one key, and most writes of others."""
+        keys = self.machine.keys_since(self._told_of)
+        self._told_of = self.machine.revision
+        self._wake([w for w, prefix in self._watching.items() if any(key.startswith(prefix) for key in keys)])
+
+    def _wake(self, watches: Sequence[asyncio.Future[None]]) -> None:
+        for watch in watches:
+            del self._watching[watch]
+            if not watch.done():
+                watch.set_result(None)
+
+    async def touched(self, prefix: str) -> None:
+        """Something below `prefix` may have changed."""
+        waiting = asyncio.get_running_loop().create_future()
+        self._watching[waiting] = prefix
+        try:
+            await waiting
+        finally:
+            self._watching.pop(waiting, None)
 
     def expire_leases(self) -> None:
         before = self.machine.revision
@@ -222,17 +248,17 @@ class FakeEtcd:
                 went_back = cluster_id not in (0, machine.cluster_id)
                 revision, cluster_id = snapshot.revision, machine.cluster_id
                 yield replace(snapshot, went_back=went_back)
-            due = revision
+            due = seen = revision
             while self._connection() == connection:
-                changed = self._server.changed
-                events = machine.next_events(revision, prefix)
+                events = machine.next_events(seen, prefix)
                 if events is None:
-                    await changed.wait()
+                    seen = machine.revision
+                    await self._server.touched(prefix)
                 elif self.watch_lag_s and events.revision > due:
                     due = machine.revision
                     await self._server.clock.sleep(self.watch_lag_s)
                 else:
-                    revision = events.revision
+                    revision = seen = events.revision
                     yield events
 
     # --- reaching it ------------------------------------------------------------------------------------------------
@@ -275,7 +301,7 @@ class FakeEtcd:
 
     async def _answer(self) -> None:
         """The write is done: watchers see it, the caller hears of it unless the answer is to be lost."""
-        self._server.notify()
+        self._server.wrote()
         if self.delay_s is not None:
             await self._travel()
             if not self._thawed.is_set():

@@ -17,7 +17,7 @@ import contextvars
 import heapq
 import random
 from collections.abc import Callable, Coroutine
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from serve_rt.errors import ServeException
 
@@ -112,11 +112,13 @@ class _Task(asyncio.Task[Any]):
 
 
 class _Future(asyncio.Future[Any]):
-    def __init__(self, number: int, loop: asyncio.AbstractEventLoop) -> None:
-        self._number = number
-        super().__init__(loop=loop)
+    """Numbered when a set first asks: most futures are in none."""
+
+    _number = 0
 
     def __hash__(self) -> int:
+        if not self._number:
+            self._number = cast(SimLoop, self.get_loop()).next_number()
         return self._number
 
 
@@ -130,6 +132,8 @@ class SimLoop(asyncio.BaseEventLoop):
         self.connect: Callable[[str, int], None] = _refuse
         """Asked by `asyncio.open_connection`: raises when nobody listens there."""
         self._now_s = _START_S
+        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
+        """In the place of BaseEventLoop's own heap, whose handles compare themselves in Python."""
         self._numbers = 0
         self._every: set[_Task] = set()
 
@@ -138,40 +142,44 @@ class SimLoop(asyncio.BaseEventLoop):
     def time(self) -> float:
         return self._now_s
 
+    def call_at(self, when: float, callback: Any, *args: Any, context: Any = None) -> asyncio.TimerHandle:
+        timer = asyncio.TimerHandle(when, callback, args, self, context)
+        heapq.heappush(self._timers, (when, self.next_number(), timer))
+        return timer
+
+    def _timer_handle_cancelled(self, handle: object) -> None:
+        """It stays in the heap until it is due."""
+
     def _run_once(self) -> None:
         """One moment: all that is ready now, in the seed's order."""
-        ready: Any = self._ready  # type: ignore[attr-defined]  # BaseEventLoop's own queue, as are the timers below
-        timers: list[asyncio.TimerHandle] = self._scheduled  # type: ignore[attr-defined]
+        ready: Any = self._ready  # type: ignore[attr-defined]  # BaseEventLoop's own queue
+        timers = self._timers
         self._now_s += _MOMENT_S
         if not ready and not self._stopping:  # type: ignore[attr-defined]
-            self._now_s = max(self._now_s, self._next_due(timers))
-        while timers and timers[0].when() <= self._now_s:
-            timer = heapq.heappop(timers)
-            timer._scheduled = False  # type: ignore[attr-defined]
-            ready.append(timer)
-        batch: list[asyncio.Handle] = list(ready)
+            self._now_s = max(self._now_s, self._next_due())
+        while timers and timers[0][0] <= self._now_s:
+            ready.append(heapq.heappop(timers)[2])
+        batch: list[Any] = list(ready)  # Any: what a handle holds is asyncio's own business
         ready.clear()
         if len(batch) > 1:
             self.random.shuffle(batch)
         for handle in batch:
-            self._run_one(handle)
+            if handle._cancelled:
+                continue
+            process = handle._context.get(_process)
+            if process is not None and (process.paused or not process.alive):
+                process.hold(handle)
+                continue
+            self.steps += 1
+            handle._run()
 
-    def _next_due(self, timers: list[asyncio.TimerHandle]) -> float:
+    def _next_due(self) -> float:
+        timers = self._timers
         while timers:
-            if not timers[0].cancelled():
-                return timers[0].when()
-            heapq.heappop(timers)._scheduled = False  # type: ignore[attr-defined]
+            if not timers[0][2].cancelled():
+                return timers[0][0]
+            heapq.heappop(timers)
         raise Stalled("nothing is ready and nothing is due: the simulation waits for ever")
-
-    def _run_one(self, handle: asyncio.Handle) -> None:
-        if handle.cancelled():
-            return
-        process = handle._context.get(_process)  # type: ignore[attr-defined]
-        if process is not None and (process.paused or not process.alive):
-            process.hold(handle)
-            return
-        self.steps += 1
-        handle._run()
 
     def hold_no_longer(self, handle: asyncio.Handle) -> None:
         self._ready.append(handle)  # type: ignore[attr-defined]
@@ -180,16 +188,16 @@ class SimLoop(asyncio.BaseEventLoop):
 
     def create_task(self, coro: Any, *, name: object = None, context: Any = None) -> _Task:
         process = context.get(_process) if context is not None else _process.get()
-        task = _Task(coro, self._number(), process, loop=self, name=name, context=context)
+        task = _Task(coro, self.next_number(), process, loop=self, name=name, context=context)
         self._every.add(task)
         if len(self._every) > 4096:
             self._every = {each for each in self._every if not each.done()}
         return task
 
     def create_future(self) -> _Future:
-        return _Future(self._number(), self)
+        return _Future(loop=self)
 
-    def _number(self) -> int:
+    def next_number(self) -> int:
         self._numbers += 1
         return self._numbers
 
