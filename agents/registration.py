@@ -92,19 +92,23 @@ class Registration:
             self._session.lost.set()
 
     async def update(self) -> None:
-        """Write the record anew (it has changed). While etcd is away it waits; not registered, there is nothing to do:
-        the next registration says it."""
+        """Write the record anew (it has changed); it is written when this returns. Without etcd, or not registered, it
+        waits: until then the leader reads the former record (found by simulation)."""
         backoff = Backoff(0.1, 2.0)
-        while (writer := self._writer) is not None:
+        while True:
+            writer = self._writer
+            if writer is None:
+                await self.registered.wait()
+                continue
             try:
                 await writer.update(self._record())
             except SessionLostError:
                 self.lost()
             except EtcdUnavailableError as error:
                 log.info("the node's record waits: %s", error, extra={"action": "node_update_waits"})
-                await asyncio.sleep(backoff.next_s())
-                continue
-            return
+            else:
+                return
+            await asyncio.sleep(backoff.next_s())
 
     async def leave(self) -> None:
         writer, session = self._writer, self._session

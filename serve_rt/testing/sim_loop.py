@@ -142,7 +142,9 @@ class SimLoop(asyncio.BaseEventLoop):
     def time(self) -> float:
         return self._now_s
 
-    def call_at(self, when: float, callback: Any, *args: Any, context: Any = None) -> asyncio.TimerHandle:
+    def call_at(  # type: ignore[override]  # as its callers use it
+        self, when: float, callback: Any, *args: Any, context: Any = None
+    ) -> asyncio.TimerHandle:
         timer = asyncio.TimerHandle(when, callback, args, self, context)
         heapq.heappush(self._timers, (when, self.next_number(), timer))
         return timer
@@ -171,7 +173,10 @@ class SimLoop(asyncio.BaseEventLoop):
                 process.hold(handle)
                 continue
             self.steps += 1
-            handle._run()
+            try:
+                handle._context.run(handle._callback, *handle._args)
+            except Exception as error:  # as Handle._run does, without its frame
+                self.call_exception_handler({"message": f"{handle!r} raised", "exception": error, "handle": handle})
 
     def _next_due(self) -> float:
         timers = self._timers

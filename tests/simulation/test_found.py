@@ -67,3 +67,16 @@ def test_a_quarantine_is_known_before_the_device_looks_free(world: SimWorld, red
     world.run_for(90.0)
     assert not world.invariants.broken
     assert not_settled(world) == []
+
+
+def test_a_quarantine_found_without_etcd_is_known_before_the_device_looks_free(world: SimWorld) -> None:
+    """With the registration lost nothing was written, and the report of the replica's end was all the leader heard."""
+    crash(the_replica(world), memory_back_s=50.0)
+    world.run_for(10.0)
+    world.etcd.stop()
+    world.run_for(25.0)
+    world.etcd.start()
+    world.users.deploy("g", deployment("v2-good", 3, 1000))  # every device is asked for
+    world.run_for(90.0)
+    assert not world.invariants.broken
+    assert not_settled(world) == []

@@ -18,8 +18,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 from unittest.mock import patch
 
 from serve_rt.agents.proc_state import ProcSample
@@ -40,6 +42,7 @@ from tests.simulation.machine import SimMachine, token_file
 from tests.simulation.replica import Behaviour, SimReplica
 from tests.simulation.users import Users
 
+T = TypeVar("T")
 MACHINES = {"a": (4000, 0), "b": (4000, 1), "c": (6000, 2)}
 """milli-CPU and GPUs."""
 KEPT_NOTES = 4000
@@ -55,7 +58,7 @@ USER_CODE = {
 SLOWER = {
     "serve_rt.controller.loop.LOOK_AT_DEMAND_S": 2.0,
     "serve_rt.agents.api_server._REPORT_EVERY_S": 3.0,
-    "serve_rt.agents.probe.PERIOD_S": 1.0,
+    "serve_rt.agents.probe.PERIOD_S": 2.0,
 }
 """What only shows that somebody lives is done less often: it is most of the work of a quiet minute."""
 
@@ -86,7 +89,7 @@ class SimWorld:
         self._patches.enter_context(patch("serve_rt.agents.probe.sample", self.sample))
         for table in ("serve_rt.agents.life_cycle.move", "serve_rt.controller.rollout.move"):
             self._patches.enter_context(patch(table, self._move))
-        for name, value in SLOWER.items():
+        for name, value in {**SLOWER, "serve_rt.store.fold.decode": _decoded_once}.items():
             self._patches.enter_context(patch(name, value))
         self._folder = tempfile.TemporaryDirectory(prefix="srt-sim-")
         self.token_path = token_file(Path(self._folder.name))
@@ -221,6 +224,12 @@ class SimWorld:
             self._patches.close()
             random.setstate(self._random_before)
             self._folder.cleanup()
+
+
+@lru_cache(maxsize=4096)
+def _decoded_once(data: bytes, kind: type[T], *, source: str) -> T:
+    """Six mirrors read every record; what they read is frozen."""
+    return decode(data, kind, source=source)
 
 
 def transition(old: enum.Enum, new: enum.Enum) -> str:
