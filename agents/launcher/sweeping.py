@@ -2,7 +2,8 @@
 
 Called by `children` when a process ended, and for `kill_group`. The launcher is a child subreaper, so whatever a dead
 replica leaves becomes the launcher's child. Whose it was is told by, in this order: its session; the mark in its
-environment (programs); the title it inherited (forks); or that no other living replica is old enough to be its parent.
+environment (programs); the title it inherited (forks of replicas); or that no other living replica is old enough to be
+its parent.
 """
 
 from __future__ import annotations
@@ -123,6 +124,10 @@ def _was_its(handle: Handle, orphan: ProcStat, others: list[Handle], told_of_pid
     if marks:
         mine = marker_of(handle.name, handle.incarnation, handle.pid, handle.start_ticks)
         return marks[0] == f"{MARKER}={mine}".encode()
+    if handle.kind is not ProcessKind.REPLICA:
+        return (
+            False  # `serve-rt proxy 0` is the title of every node's first proxy, also of another node on this machine
+        )
     title = handle.spec.title.encode()
     command = told.command.rstrip(b"\0 ")
     if title and command == title:
@@ -131,7 +136,7 @@ def _was_its(handle: Handle, orphan: ProcStat, others: list[Handle], told_of_pid
         return False
     # Only our own children can be told by age: below process 1 there are strangers.
     alone = not any(other.start_ticks <= orphan.start_ticks for other in others)
-    return alone and orphan.parent == os.getpid() and handle.kind is ProcessKind.REPLICA
+    return alone and orphan.parent == os.getpid()
 
 
 def _with_descendants(roots: set[int], by_pid: dict[int, ProcStat]) -> set[int]:

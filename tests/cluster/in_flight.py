@@ -54,7 +54,7 @@ async def _of_replica(name: str, address: str, token: ClusterToken) -> Level:
     channel = control_channel(address, token)
     try:
         stub = Stub(channel, pb.DESCRIPTOR.services_by_name["Replica"])
-        reply: pb.PingReply = await stub.Ping(pb.PingRequest(), timeout=PING_S)
+        reply: pb.PingReply = await stub.Ping(pb.PingRequest(), timeout=PING_S, wait_for_ready=True)
     finally:
         await channel.close()
     names = ("ongoing", "slots_taken", "queued", "calls_queued", "calls_ongoing")

@@ -116,7 +116,10 @@ def _tcp_listeners(pid: int) -> set[int]:
     """Ports the process listens on, from /proc."""
     inodes = set()
     for fd in Path(f"/proc/{pid}/fd").iterdir():
-        target = os.readlink(fd)
+        try:
+            target = os.readlink(fd)
+        except FileNotFoundError:  # closed since it was listed
+            continue
         if target.startswith("socket:["):
             inodes.add(target[8:-1])
     ports = set()

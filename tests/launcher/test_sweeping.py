@@ -124,5 +124,13 @@ def test_a_sweep_waits_for_an_orphan_in_the_middle_of_an_exec(
     assert sweep.done() and cleaned == [1]
 
 
+def test_another_nodes_proxy_of_the_same_title_is_left_alone(kernel: dict[int, tuple[bytes, bytes]]) -> None:
+    """Two nodes on one machine: a proxy that a new launcher had adopted died, and its sweep killed the other node's."""
+    spec = SpawnSpec(ProcessKind.PROXY, "proxy-0", 1, title="serve-rt proxy 0")
+    dead = Handle(ProcessKind.PROXY, "proxy-0", 1, spec, 100, 100, "boot")
+    kernel[201] = (b"", b"serve-rt proxy 0")
+    assert left_behind(dead, [proc(201, 77, 201)], [], set(), ours_by_birth=False, told=told) == []
+
+
 def test_the_picture_of_an_entrys_life_is_the_table() -> None:
     assert mermaid(ENTRY_TRANSITIONS) in (ROOT / "agents/launcher/README.md").read_text()

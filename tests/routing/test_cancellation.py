@@ -11,11 +11,6 @@ from tests.routing.replicas import ask, outgoing, replicas, table, until
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @pytest.mark.parametrize("steps", range(14))
 async def test_cancelled_after_so_many_steps(steps: int) -> None:
     """The replica appears in the middle, so that both queued and reserved requests are met."""

@@ -21,11 +21,6 @@ from tests.routing.replicas import KEY, TOKEN, ask, until
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class Agent:
     """Only ReportDemand is asked for here."""
 

@@ -21,11 +21,6 @@ from tests.routing.replicas import TOKEN, until
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class Agent:
     """Serves Feed and nothing else."""
 

@@ -36,10 +36,6 @@ def test_the_quickest_answer_is_forgotten() -> None:
 
 @pytest.mark.anyio
 class TestRouter:
-    @pytest.fixture
-    def anyio_backend(self) -> str:
-        return "asyncio"
-
     async def test_what_cannot_be_in_time_is_refused_at_once(self) -> None:
         async with replicas() as them:
             one = await them.start("one", capacity=1)

@@ -13,11 +13,6 @@ from tests.routing.replicas import Replica, Replicas, ask, replicas, until
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def test_holders_first_then_those_with_the_fewest() -> None:
     assert candidates_for_model([False, True], [9, 9]) == [1]
     assert candidates_for_model([False, False, False], [2, 0, 0]) == [1, 2]

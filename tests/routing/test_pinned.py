@@ -14,11 +14,6 @@ from tests.routing.replicas import ask, outgoing, replicas, table, until
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def to_all(request_id: str = "all") -> Outgoing:
     call = pb.MethodCall(method="m", past_limit=True)
     return outgoing(request_id, http=None, call=call, pinned=True)

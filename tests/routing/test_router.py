@@ -27,11 +27,6 @@ from tests.routing.replicas import TOKEN, answer, ask, outgoing, replicas, table
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 async def test_requests_are_spread_and_answered() -> None:
     async with replicas() as them:
         one, two = await them.start("one"), await them.start("two")

@@ -16,11 +16,6 @@ from tests.routing.replicas import KEY, Replica, ask, outgoing, replicas, table,
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def of_version(replica: Replica, version: str) -> Replica:
     replica.route = replace(replica.route, version=version)
     return replica
