@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from serve_rt.errors import (
     BackPressureError,
     ConfigError,
@@ -38,9 +36,3 @@ __all__ = [
     "ServeException",
     "gRPCStatusError",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    from serve_rt.ray_names import refuse_name
-
-    refuse_name(__name__, name)

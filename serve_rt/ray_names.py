@@ -53,7 +53,6 @@ NAMES = {
     "schema": dict.fromkeys(
         ("ServeDeploySchema", "ServeApplicationSchema", "DeploymentSchema", "RayActorOptionsSchema"), _CONFIG
     ),
-    "exceptions": {"gRPCStatusError": _GRPC},
     "context": {"_get_internal_replica_context": "use serve.get_replica_context()"},
 }
 """By submodule; "" is `serve` itself."""
@@ -81,3 +80,25 @@ def refuse_name(module: str, name: str) -> NoReturn:
     if instead:
         raise ImportError(f"{module} has no {name}{instead}.", name=module)
     raise AttributeError(f"module {module!r} has no attribute {name!r}")
+
+
+_NO_RAY = (
+    "there is no Ray here: `import serve_rt as serve` takes the place of `from ray import serve`. A task is a function "
+    "run with asyncio.to_thread, or a deployment called with a handle; an actor is a deployment with one replica."
+)
+_AWAITED_TWICE = (
+    "if this is what a handle call gave: `await handle.remote()` is the result itself, where Ray 2.6 gave an object "
+    "ref to be awaited again."
+)
+_HINTS = (
+    (ModuleNotFoundError, "No module named 'ray'", _NO_RAY),
+    (TypeError, "can't be used in 'await' expression", _AWAITED_TWICE),
+)
+"""Type, words in the message, what a program that was written for Ray should know."""
+
+
+def advise(error: BaseException) -> None:
+    """Add to what user code raised what a program that was written for Ray should know."""
+    for kind, words, hint in _HINTS:
+        if isinstance(error, kind) and words in str(error) and hint not in getattr(error, "__notes__", ()):
+            error.add_note(hint)

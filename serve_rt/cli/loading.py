@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from serve_rt.errors import ServeException
+from serve_rt.ray_names import advise
 
 if TYPE_CHECKING:
     from serve_rt.api.deployment import Application
@@ -127,4 +128,5 @@ def users_traceback(error: BaseException) -> str:
     trace = error.__traceback__
     while trace is not None and _is_ours(trace.tb_frame.f_code.co_filename):
         trace = trace.tb_next
+    advise(error)
     return "".join(traceback.format_exception(type(error), error, trace)).rstrip()

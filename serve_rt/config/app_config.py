@@ -59,6 +59,12 @@ def read_config(text: str, source: str) -> DeployConfig:
     """*Errors*: ConfigError with the line of what is wrong."""
     document = read_yaml(text, source)
     root = _mapping(document, document.value, ())
+    if "import_path" in root and "applications" not in root:
+        raise document.error(
+            ("import_path",),
+            "a file of one application, as of Ray 2.6: put name, route_prefix, import_path, runtime_env, deployments "
+            "into a list, `applications: [{...}]`, and host and port into `http_options:`.",
+        )
     _known(document, root, (*CLUSTER_KEYS, "target_capacity", "applications"), ())
     if "applications" not in root:
         raise document.error((), "there is no `applications:` list.")

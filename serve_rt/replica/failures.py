@@ -9,31 +9,16 @@ import os
 import traceback
 from types import TracebackType
 
+from serve_rt.ray_names import advise
+
 _OUR_FOLDER = os.path.dirname(os.path.abspath(__file__)) + os.sep
 MAX_TRACEBACK_CHARS = 8192
 """A FAILED report is kept in etcd; the end of a traceback says more than its middle."""
 
 
-_NO_RAY = (
-    "there is no Ray here: `import serve_rt as serve` takes the place of `from ray import serve`. A task is a function "
-    "run with asyncio.to_thread, or a deployment called with a handle; an actor is a deployment with one replica."
-)
-_AWAITED_TWICE = (
-    "if this is what a handle call gave: `await handle.remote()` is the result itself, where Ray 2.6 gave an object "
-    "ref to be awaited again."
-)
-_HINTS = (
-    (ModuleNotFoundError, "No module named 'ray'", _NO_RAY),
-    (TypeError, "can't be used in 'await' expression", _AWAITED_TWICE),
-)
-"""Type, words in the message, what a program that was written for Ray should know."""
-
-
 def cut_own_frames(error: BaseException) -> BaseException:
     """The same error, its traceback starting at the first frame that is not this package's."""
-    for kind, words, hint in _HINTS:
-        if isinstance(error, kind) and words in str(error) and hint not in getattr(error, "__notes__", ()):
-            error.add_note(hint)
+    advise(error)
     return error.with_traceback(_first_foreign(error.__traceback__))
 
 

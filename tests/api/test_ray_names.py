@@ -13,7 +13,8 @@ from serve_rt.api.targets import prefix_of
 from serve_rt.errors import ServeException
 from serve_rt.handle import DeploymentHandle
 from serve_rt.handle.response import DeploymentResponse
-from serve_rt.replica.failures import _AWAITED_TWICE, _NO_RAY, users_traceback
+from serve_rt.ray_names import _AWAITED_TWICE, _NO_RAY
+from serve_rt.replica.failures import users_traceback
 
 
 class Model:

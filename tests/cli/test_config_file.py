@@ -56,6 +56,7 @@ def module(app_dir: Path) -> str:
         ("", "must be a mapping"),
         ("proxy_location: EveryNode\n", "there is no `applications:` list"),
         ("applications:\n  name: x\n", ":1: applications: must be a list"),
+        ("host: 0.0.0.0\nimport_path: a:b\n", ":2: import_path: a file of one application, as of Ray 2.6"),
         ("applicatons: []\n", ":1: applicatons: is no known key. Did you mean 'applications'?"),
         ("applications:\n- nme: x\n", ":2: applications[0].nme: is no known key. Did you mean 'name'?"),
         ("applications:\n- name: x\n", ":2: applications[0]: has no import_path"),
