@@ -18,6 +18,14 @@ from serve_rt.model.spec import DEFAULT_MAX_ONGOING_REQUESTS
 DEFAULT: Any = type("DEFAULT", (), {"__repr__": lambda self: "DEFAULT.VALUE"})()
 """Not given; None has a meaning of its own for some options."""
 _TOKEN = object()
+_OF_RAY_1 = {
+    "deploy": "bind and run it, `serve.run(Model.bind(...), name='model', route_prefix='/model')`",
+    "get_handle": "serve.run gives a handle, and so does serve.get_deployment_handle(deployment, app_name)",
+    "delete": "serve.delete(app_name) deletes its application",
+    "url": "its application is at the route_prefix given to serve.run",
+    "remote": "bind and run it, `handle = serve.run(Model.bind(...))`, then `handle.remote(...)`",
+}
+"""What deployments had in Ray 1, or what handles have, and what to do instead."""
 
 if "starlette" in sys.modules:  # after `import starlette` programs name starlette.requests.Request, which Ray imports
     import starlette.requests  # noqa: F401
@@ -136,6 +144,11 @@ class Deployment:
         return Deployment(
             self.func_or_class if func_or_class is None else func_or_class, merged, args, kwargs, _token=_TOKEN
         )
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name in _OF_RAY_1:
+            raise AttributeError(f"{self} has no {name!r}: {_OF_RAY_1[name]}.")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __call__(self, *_args: Any, **_kwargs: Any) -> NoReturn:
         raise RuntimeError(

@@ -10,7 +10,22 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from serve_rt.errors import ServeException
-from serve_rt.model.ids import ReplicaId
+from serve_rt.model.ids import DeploymentKey, ReplicaId, deployment_of
+
+
+class ReplicaID(str):
+    """A replica's full name, `app#deployment#unique`, with the parts that programs ask Ray's for."""
+
+    @property
+    def unique_id(self) -> str:
+        return self.rpartition("#")[2]
+
+    @property
+    def deployment_id(self) -> DeploymentKey:
+        return deployment_of(ReplicaId(self))
+
+    def to_full_id_str(self) -> str:
+        return str(self)
 
 
 @dataclass(frozen=True)
@@ -28,7 +43,7 @@ class ReplicaContext:
     deployment: str
     replica_tag: str
     """The last part of the replica id."""
-    replica_id: ReplicaId
+    replica_id: ReplicaID
     servable_object: Any = None
     """The user's instance or function; None while the constructor runs. Any: it is of the user's own class."""
     max_ongoing_requests: int = 100

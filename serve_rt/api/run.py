@@ -81,9 +81,14 @@ def start(
         checked(ControllerOptions, controller_options, "controller_options")
     if grpc_options is not None and checked(gRPCOptions, grpc_options, "grpc_options").grpc_servicer_functions:
         raise ValueError("grpc_options.grpc_servicer_functions is not supported: there is no gRPC ingress yet.")
+    detached = bool(kwargs.get("detached"))
     http = checked(HTTPOptions, http_options, "http_options") if http_options is not None else HTTPOptions()
     _logging = logs
-    _start(http, _location(proxy_location) or http.proxy_location())
+    session = _start(http, _location(proxy_location) or http.proxy_location())
+    if detached and session.own is not None:
+        log.warning(
+            "detached=True has no effect, the cluster ends with this program; `serve-agent` starts one that stays"
+        )
 
 
 def _location(given: str | ProxyLocation | None) -> ProxyLocation | None:

@@ -134,14 +134,36 @@ def dump_error(error: BaseException) -> DumpedError:
     """`error`, raised by user code, for the wire. The exception itself travels when it survives a round trip."""
     text = "".join(traceback.format_exception(error))
     message = f"{type(error).__name__}: {error}"
+    pickled = _dumped(error) or _dumped(_WithoutInit(error))
+    return DumpedError(USER_ERROR, message[:_MAX_MESSAGE_CHARS], pickled, text[-_MAX_TRACEBACK_CHARS:])
+
+
+def _dumped(error: BaseException | _WithoutInit) -> bytes:
+    """b"" when it does not survive the trip."""
     try:
         pickled = dump_value(error)
-        if len(pickled) > _MAX_ERROR_BYTES:
-            raise ValueError("too large")
         load_value(pickled)
-    except Exception:  # exceptions with their own __init__ often cannot be unpickled: its words must do
-        pickled = b""
-    return DumpedError(USER_ERROR, message[:_MAX_MESSAGE_CHARS], pickled, text[-_MAX_TRACEBACK_CHARS:])
+    except Exception:
+        return b""
+    return pickled if len(pickled) <= _MAX_ERROR_BYTES else b""
+
+
+class _WithoutInit:
+    """An exception whose `__init__` takes other arguments than it hands on, as many do: pickle would call it with those
+    that it handed on, and fail. So it is made again without it, from `args` and its attributes."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _made_again, (type(self._error), self._error.args, dict(vars(self._error)))
+
+
+def _made_again(kind: type[BaseException], args: tuple[Any, ...], attributes: dict[str, Any]) -> BaseException:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    vars(error).update(attributes)
+    return error
 
 
 def load_error(pickled: bytes, message: str = "", traceback: str = "") -> BaseException:

@@ -27,6 +27,15 @@ class DeploymentKey:
         """Ray's way of naming a deployment in messages."""
         return f"Deployment(name='{self.deployment}', app='{self.app}')"
 
+    @property
+    def name(self) -> str:
+        """As in Ray's DeploymentID, which programs get from `handle.deployment_id`."""
+        return self.deployment
+
+    @property
+    def app_name(self) -> str:
+        return self.app
+
 
 def replica_id(key: DeploymentKey, suffix: str) -> ReplicaId:
     return ReplicaId(f"{key.app}#{key.deployment}#{suffix}")

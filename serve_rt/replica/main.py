@@ -25,7 +25,7 @@ import msgspec
 import uvloop
 
 from serve_rt.aio import TaskOwner
-from serve_rt.api.replica_context import ReplicaContext, ReplicaRank, set_replica_context
+from serve_rt.api.replica_context import ReplicaContext, ReplicaID, ReplicaRank, set_replica_context
 from serve_rt.credentials import ClusterToken, stream_server
 from serve_rt.errors import ConflictError, ServeException
 from serve_rt.handle.runtime import install_in_replica
@@ -153,7 +153,7 @@ def _replica_context(start: ReplicaStart) -> ReplicaContext:
         app_name=start.assignment.app,
         deployment=spec.name,
         replica_tag=start.assignment.replica_id.rsplit("#", 1)[-1],
-        replica_id=start.assignment.replica_id,
+        replica_id=ReplicaID(start.assignment.replica_id),
         max_ongoing_requests=spec.options.max_ongoing_requests,
         code_version=spec.version,
         node_id=start.node_id,

@@ -29,7 +29,7 @@ def test_works_bare_and_with_options_on_classes_and_functions() -> None:
 def test_defaults() -> None:
     options = resolve(serve.deployment(Model).given)
     assert (options.max_ongoing_requests, options.max_surge_percent, options.num_replicas) == (100, 25, 1)
-    assert options.resources == Resources(milli_cpu=1000)
+    assert options.resources == Resources(milli_cpu=1000, cpu_implied=True)
     assert serve.deployment(Model).ray_actor_options == {"num_cpus": 1}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.util
 
@@ -47,6 +48,14 @@ def test_a_function_of_the_face_says_what_to_do_instead() -> None:
     with pytest.raises(AttributeError, match="get_app_handle"):
         _ = serve.get_deployment
     assert not hasattr(serve, "list_deployments")
+
+
+@pytest.mark.parametrize("name", ["deploy", "get_handle", "delete", "remote"])
+def test_what_deployments_had_in_ray_1_says_what_to_do_instead(name: str) -> None:
+    deployment = serve.deployment(Model)
+    with pytest.raises(AttributeError, match=r"serve\.(run|delete|get_deployment_handle)"):
+        getattr(deployment, name)
+    assert not hasattr(deployment, "nothing") and copy.copy(deployment) == deployment
 
 
 @pytest.mark.parametrize("name", ["RayServeHandle", "RayServeSyncHandle", "RayServeDeploymentHandle"])

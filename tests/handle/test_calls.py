@@ -39,13 +39,20 @@ async def count(limit: int) -> AsyncIterator[int]:
 class OddError(Exception):
     def __init__(self, one: int, two: int) -> None:
         super().__init__(f"{one} and {two}")
+        self.two = two
 
 
 async def odd() -> None:
     raise OddError(1, 2)
 
 
-METHODS: dict[str, Method] = {"__call__": echo, "fail": fail, "never": never, "count": count, "odd": odd}
+async def lost() -> None:
+    error = OddError(3, 4)
+    error.lock = threading.Lock()  # type: ignore[attr-defined]  # what cannot be pickled
+    raise error
+
+
+METHODS: dict[str, Method] = {"__call__": echo, "fail": fail, "never": never, "count": count, "odd": odd, "lost": lost}
 
 
 def handle_of(fake: FakeCluster) -> DeploymentHandle[Any]:
@@ -95,8 +102,15 @@ def test_user_errors_come_back_as_their_own_type_with_the_remote_traceback() -> 
 
 
 def test_an_error_that_cannot_be_rebuilt_still_says_what_it_was() -> None:
-    with cluster(METHODS) as fake, pytest.raises(RemoteUserError, match="OddError: 1 and 2"):
+    with cluster(METHODS) as fake, pytest.raises(RemoteUserError, match="OddError: 3 and 4"):
+        handle_of(fake).lost.remote().result(timeout_s=5)
+
+
+def test_an_error_whose_init_takes_other_arguments_than_it_hands_on_keeps_its_type() -> None:
+    with cluster(METHODS) as fake, pytest.raises(OddError, match="^1 and 2$") as raised:
         handle_of(fake).odd.remote().result(timeout_s=5)
+    assert raised.value.two == 2 and raised.value.args == ("1 and 2",)
+    assert isinstance(raised.value.__cause__, RemoteTraceback)
 
 
 def test_result_refuses_to_block_an_event_loop() -> None:
