@@ -103,7 +103,7 @@ class ClientPart(_message.Message):
     def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., data: _Optional[_Union[Data, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., credit: _Optional[_Union[Credit, _Mapping]] = ..., ping: _Optional[_Union[Ping, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ...) -> None: ...
 
 class ServerPart(_message.Message):
-    __slots__ = ("accepted", "rejected", "head", "data", "error", "ended", "credit", "load", "pong", "drain", "models")
+    __slots__ = ("accepted", "rejected", "head", "data", "error", "ended", "credit", "load", "pong", "drain", "models", "window")
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     REJECTED_FIELD_NUMBER: _ClassVar[int]
     HEAD_FIELD_NUMBER: _ClassVar[int]
@@ -115,6 +115,7 @@ class ServerPart(_message.Message):
     PONG_FIELD_NUMBER: _ClassVar[int]
     DRAIN_FIELD_NUMBER: _ClassVar[int]
     MODELS_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_FIELD_NUMBER: _ClassVar[int]
     accepted: Accepted
     rejected: Rejected
     head: Head
@@ -126,10 +127,11 @@ class ServerPart(_message.Message):
     pong: Pong
     drain: Drain
     models: Models
-    def __init__(self, accepted: _Optional[_Union[Accepted, _Mapping]] = ..., rejected: _Optional[_Union[Rejected, _Mapping]] = ..., head: _Optional[_Union[Head, _Mapping]] = ..., data: _Optional[_Union[Data, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., ended: _Optional[_Union[Ended, _Mapping]] = ..., credit: _Optional[_Union[Credit, _Mapping]] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., pong: _Optional[_Union[Pong, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., models: _Optional[_Union[Models, _Mapping]] = ...) -> None: ...
+    window: Window
+    def __init__(self, accepted: _Optional[_Union[Accepted, _Mapping]] = ..., rejected: _Optional[_Union[Rejected, _Mapping]] = ..., head: _Optional[_Union[Head, _Mapping]] = ..., data: _Optional[_Union[Data, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., ended: _Optional[_Union[Ended, _Mapping]] = ..., credit: _Optional[_Union[Credit, _Mapping]] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., pong: _Optional[_Union[Pong, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., models: _Optional[_Union[Models, _Mapping]] = ..., window: _Optional[_Union[Window, _Mapping]] = ...) -> None: ...
 
 class Open(_message.Message):
-    __slots__ = ("id", "time_left_ms", "request_id", "app", "route", "multiplexed_model_id", "session_id", "http", "call", "body", "end")
+    __slots__ = ("id", "time_left_ms", "request_id", "app", "route", "multiplexed_model_id", "session_id", "http", "call", "body", "end", "answer_window", "body_window")
     ID_FIELD_NUMBER: _ClassVar[int]
     TIME_LEFT_MS_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
@@ -141,6 +143,8 @@ class Open(_message.Message):
     CALL_FIELD_NUMBER: _ClassVar[int]
     BODY_FIELD_NUMBER: _ClassVar[int]
     END_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_WINDOW_FIELD_NUMBER: _ClassVar[int]
+    BODY_WINDOW_FIELD_NUMBER: _ClassVar[int]
     id: int
     time_left_ms: int
     request_id: str
@@ -152,7 +156,9 @@ class Open(_message.Message):
     call: MethodCall
     body: bytes
     end: bool
-    def __init__(self, id: _Optional[int] = ..., time_left_ms: _Optional[int] = ..., request_id: _Optional[str] = ..., app: _Optional[str] = ..., route: _Optional[str] = ..., multiplexed_model_id: _Optional[str] = ..., session_id: _Optional[str] = ..., http: _Optional[_Union[HttpHead, _Mapping]] = ..., call: _Optional[_Union[MethodCall, _Mapping]] = ..., body: _Optional[bytes] = ..., end: bool = ...) -> None: ...
+    answer_window: int
+    body_window: int
+    def __init__(self, id: _Optional[int] = ..., time_left_ms: _Optional[int] = ..., request_id: _Optional[str] = ..., app: _Optional[str] = ..., route: _Optional[str] = ..., multiplexed_model_id: _Optional[str] = ..., session_id: _Optional[str] = ..., http: _Optional[_Union[HttpHead, _Mapping]] = ..., call: _Optional[_Union[MethodCall, _Mapping]] = ..., body: _Optional[bytes] = ..., end: bool = ..., answer_window: _Optional[int] = ..., body_window: _Optional[int] = ...) -> None: ...
 
 class HttpHead(_message.Message):
     __slots__ = ("type", "method", "path", "raw_path", "query_string", "root_path", "scheme", "http_version", "headers", "client_host", "client_port", "server_host", "server_port", "subprotocols")
@@ -317,6 +323,12 @@ class Drain(_message.Message):
     LAST_ID_FIELD_NUMBER: _ClassVar[int]
     last_id: int
     def __init__(self, last_id: _Optional[int] = ...) -> None: ...
+
+class Window(_message.Message):
+    __slots__ = ("bytes",)
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    bytes: int
+    def __init__(self, bytes: _Optional[int] = ...) -> None: ...
 
 class Models(_message.Message):
     __slots__ = ("ids",)

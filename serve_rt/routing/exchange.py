@@ -24,6 +24,7 @@ from serve_rt.transport.message import WEBSOCKET_KINDS, MessageJoiner
 
 if TYPE_CHECKING:
     from serve_rt.routing.router import Router
+    from serve_rt.transport.flow import Inflow
 
 REPLAY_BYTES = 1 << 20
 """Of a streamed body, what is kept for a retry."""
@@ -47,6 +48,7 @@ class Exchange:
         "_sent_bytes",
         "_started",
         "_starting",
+        "_unread",
         "arrival",
         "attempt",
         "link",
@@ -74,6 +76,7 @@ class Exchange:
         self._deadline_timer: asyncio.TimerHandle | None = None
         self._router = router
         self._parts: deque[pb.Head | pb.Data] = deque()
+        self._unread: Inflow | None = None
         self._reader: asyncio.Future[None] | None = None
         self._on_answer: Callable[[], None] | None = None
         self._reservation: asyncio.Future[None] | None = None
@@ -127,6 +130,8 @@ class Exchange:
                 return part
             if self.attempt is not None:
                 self.attempt.consumed(part.payload)
+            elif self._unread is not None:
+                self._unread.read(part.payload)
             if part.kind not in WEBSOCKET_KINDS:
                 return part
             joined = self._join(part)
@@ -306,6 +311,8 @@ class Exchange:
 
     def _finish(self) -> None:
         self._over = True
+        if self._parts and self.attempt is not None:
+            self._unread = self.attempt.inflow  # what is still to be read is held until it is, or until we are dropped
         self.attempt = None  # it knows us as its listener: a cycle, one per request, for the collector to find
         self._stop_queue_timer()
         if self._deadline_timer is not None:

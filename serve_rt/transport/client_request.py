@@ -12,6 +12,7 @@ from serve_rt.errors import Outcome
 from serve_rt.model.transitions import move
 from serve_rt.pb import stream_pb2 as pb
 from serve_rt.transport.flow import Inflow
+from serve_rt.transport.limits import WINDOW_BYTES
 from serve_rt.transport.outbox import Lane
 from serve_rt.transport.parts import cancel_part, client_credit
 from serve_rt.transport.states import REQUEST_TRANSITIONS, RequestState
@@ -43,7 +44,7 @@ class RequestListener(Protocol):
 
 
 class ClientRequest:
-    __slots__ = ("_inflow", "_lane", "_place", "_state", "id", "listener", "stream")
+    __slots__ = ("_answer_window", "_body_window", "_lane", "_place", "_state", "id", "inflow", "listener", "stream")
 
     def __init__(self, stream: ClientStream, request_id: int, listener: RequestListener) -> None:
         self.id = request_id
@@ -52,7 +53,9 @@ class ClientRequest:
         """None after a cancel: nobody waits any more."""
         self._state = RequestState.RESERVED
         self._place = 0
-        self._inflow: Inflow | None = None
+        self._answer_window = self._body_window = WINDOW_BYTES
+        self.inflow: Inflow | None = None
+        """Of the answer's Data; who reads on after the last part has arrived keeps it."""
         self._lane: Lane | None = None
 
     @property
@@ -69,6 +72,10 @@ class ClientRequest:
             return Outcome.NOT_STARTED
         return Outcome.UNKNOWN if state is RequestState.WRITTEN else Outcome.STARTED
 
+    def begin_with(self, answer_window: int, body_window: int) -> None:
+        """As its Open says."""
+        self._answer_window, self._body_window = answer_window, body_window
+
     def put_at(self, place: int) -> None:
         """The Open's place in the order of the outbox."""
         self._place = place
@@ -77,7 +84,7 @@ class ClientRequest:
 
     def send(self, payload: bytes, *, end: bool = False, kind: int = 0, code: int = 0, reason: str = "") -> None:
         if self._lane is None:
-            self._lane = Lane(self.stream.outbox, self.id, _nothing)
+            self._lane = Lane(self.stream.outbox, self.id, _nothing, self._body_window)
         self.stream.data_sent += 1
         self._lane.put(payload, end, kind, code, reason)
 
@@ -89,7 +96,7 @@ class ClientRequest:
         """Nobody waits for the answer any more. An Open that no write has got is taken back: it never happened."""
         if self._state is RequestState.DONE or self.listener is None:
             return
-        self.listener = None
+        self.listener = self.inflow = None  # what comes from now on is dropped at once
         if self._lane is not None:
             self._lane.clear()
         if self._state is RequestState.RESERVED and self.stream.outbox.withdraw(self._place):
@@ -100,10 +107,10 @@ class ClientRequest:
 
     def consumed(self, payload: bytes) -> None:
         """The caller has read a Data part: its room is given back."""
-        if self._inflow is None or self._state is RequestState.DONE or self.listener is None:
+        if self.inflow is None:
             return
-        given = self._inflow.read(payload)
-        if given:
+        given = self.inflow.read(payload)
+        if given and self._state is not RequestState.DONE:
             self.stream.outbox.put(client_credit(pb.Credit(id=self.id, bytes=given).SerializeToString()))
 
     # --- from the stream ------------------------------------------------------------------------------------------
@@ -125,11 +132,12 @@ class ClientRequest:
                 listener.on_ended()
 
     def on_data(self, part: pb.Data) -> None:
-        if self._inflow is None:
-            self._inflow = Inflow()
-        self._inflow.arrived(part.payload, self.id)
-        self._state = RequestState.FIRST_BYTE
         listener = self.listener
+        if listener is not None:
+            if self.inflow is None:
+                self.inflow = Inflow(self.stream.budget, self._answer_window)
+            self.inflow.arrived(part.payload, self.id)
+        self._state = RequestState.FIRST_BYTE
         if part.end:
             self.finish()
         if listener is not None:

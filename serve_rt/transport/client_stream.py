@@ -15,10 +15,10 @@ from serve_rt.credentials import ClusterToken
 from serve_rt.model.transitions import move
 from serve_rt.pb import stream_pb2 as pb
 from serve_rt.transport.client_request import ClientRequest, RequestListener
-from serve_rt.transport.flow import PeerFault
-from serve_rt.transport.limits import INLINE_BODY_BYTES, PROTOCOL, SILENCE_S
+from serve_rt.transport.flow import PROCESS, Budget, PeerFault
+from serve_rt.transport.limits import INLINE_BODY_BYTES, PROTOCOL, SILENCE_S, WINDOW_BYTES
 from serve_rt.transport.outbox import Outbox
-from serve_rt.transport.parts import client_data, encode_open, goodbye_part, open_part, ping_part
+from serve_rt.transport.parts import client_data, encode_open, encode_windows, goodbye_part, open_part, ping_part
 from serve_rt.transport.server_stream import ReplicaIdentity
 from serve_rt.transport.states import STREAM_TRANSITIONS, StreamState
 
@@ -50,6 +50,9 @@ class ClientStream:
         self.grants = 0
         self.owed = 0
         """Slots the replica will still grant us."""
+        self.budget = Budget(PROCESS)
+        self.body_window = WINDOW_BYTES
+        """What the replica lets bodies begin with."""
         self.models: frozenset[str] = frozenset()
         """Multiplexed models that the replica holds."""
         self.unresponsive = False
@@ -105,6 +108,10 @@ class ClientStream:
         self._next_id = request_id + 1
         request = self.requests[request_id] = ClientRequest(self, request_id, listener)
         inline = len(body) <= INLINE_BODY_BYTES
+        window = self.budget.window()
+        if window != WINDOW_BYTES or self.body_window != WINDOW_BYTES:  # somebody is short of memory
+            opened += encode_windows(window, self.body_window)
+            request.begin_with(window, self.body_window)
         part = encode_open(request_id, time_left_ms, opened, body if inline else b"", end and inline)
         request.put_at(self.outbox.put(open_part(part)))
         self.opens_sent += 1
@@ -192,6 +199,8 @@ class ClientStream:
         elif kind == "load":
             self._on_load(part.load)
             return True
+        elif kind == "window":
+            self.body_window = min(part.window.bytes, WINDOW_BYTES)
         elif kind == "models":
             self.models = frozenset(part.models.ids)
         elif kind == "drain":

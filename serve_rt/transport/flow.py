@@ -1,13 +1,27 @@
-"""Credit: what a peer may send for one request before somebody has read it.
+"""Credit: what a peer may send for one request before somebody has read it, and budgets: for all requests together.
 
 Both ends count the same way: a Data part costs its payload and PART_COST_BYTES. Open and Head may carry a small body
 that is not counted; it is bounded by INLINE_BODY_BYTES.
+
+Who reads decides. What has arrived and is unread is held against a `Budget`, of the stream and of the process; the more
+of it is taken, the smaller is the window that a request gets: a new one begins with it (Open tells the window of the
+answer, `Window` the one that bodies shall begin with), one under way is given credit up to it and no further.
 """
 
 from __future__ import annotations
 
+from collections import deque
+
 from serve_rt.errors import ServeException
-from serve_rt.transport.limits import CREDIT_STEP_BYTES, PART_COST_BYTES, WINDOW_BYTES
+from serve_rt.transport.limits import (
+    CREDIT_STEPS,
+    LEAST_WINDOW_BYTES,
+    PART_COST_BYTES,
+    PROCESS_BUDGET_BYTES,
+    SMALL_WINDOW_BYTES,
+    STREAM_BUDGET_BYTES,
+    WINDOW_BYTES,
+)
 
 
 class PeerFault(ServeException):
@@ -18,27 +32,98 @@ def cost(payload: bytes) -> int:
     return len(payload) + PART_COST_BYTES
 
 
-class Inflow:
-    """The reading side of one request's window."""
+class Held:
+    """Bytes that have arrived in a process and are unread. One thread has all its streams, so nothing is locked; what
+    is dropped unread may be dropped by any thread, and waits in `dropped` until the streams' thread looks."""
 
-    __slots__ = ("allowed", "owed")
+    __slots__ = ("bytes", "dropped")
 
     def __init__(self) -> None:
-        self.allowed = WINDOW_BYTES
-        self.owed = 0
-        """Read, not yet given back as credit."""
+        self.bytes = 0
+        self.dropped: deque[tuple[Budget, int]] = deque()
+
+    def settle(self) -> None:
+        while self.dropped:
+            budget, count = self.dropped.popleft()
+            budget.take(-count)
+
+
+class Budget:
+    """Of one stream, within that of the process."""
+
+    __slots__ = ("_process", "held")
+
+    def __init__(self, process: Held) -> None:
+        self.held = 0
+        self._process = process
+
+    def take(self, count: int) -> None:
+        """`count` bytes have arrived; fewer than none: have been read, or dropped."""
+        self.held += count
+        self._process.bytes += count
+
+    def window(self) -> int:
+        """What a request of the stream may have unread now."""
+        process = self._process
+        if not process.bytes:  # the usual: nobody waits for a reader
+            return WINDOW_BYTES
+        process.settle()
+        return window_at(max(self.held / STREAM_BUDGET_BYTES, process.bytes / PROCESS_BUDGET_BYTES))
+
+    def dropped(self, count: int) -> None:
+        """Will not be read any more; from any thread."""
+        self._process.dropped.append((self, count))
+
+
+def window_at(taken: float) -> int:
+    """The window when this share of the tighter budget is taken."""
+    if taken < 0.5:
+        return WINDOW_BYTES
+    return SMALL_WINDOW_BYTES if taken < 0.75 else LEAST_WINDOW_BYTES
+
+
+class Inflow:
+    """The reading side of one request's window.
+
+    *Resources*: what is still unread when it is dropped is given back to the budget: whoever may still read keeps it.
+    """
+
+    __slots__ = ("_budget", "allowed", "held")
+
+    def __init__(self, budget: Budget, window: int) -> None:
+        self.allowed = window
+        """What the peer may still send."""
+        self.held = 0
+        """Arrived, not yet read."""
+        self._budget = budget
 
     def arrived(self, payload: bytes, request_id: int) -> None:
         """*Errors*: PeerFault when the peer sent more than it may."""
-        self.allowed -= len(payload) + PART_COST_BYTES
+        size = len(payload) + PART_COST_BYTES
+        self.allowed -= size
         if self.allowed < 0:
-            raise PeerFault(f"request {request_id}: {-self.allowed} bytes over its window of {WINDOW_BYTES}")
+            raise PeerFault(f"request {request_id}: {-self.allowed} bytes over its window")
+        self.held += size
+        self._budget.take(size)
 
     def read(self, payload: bytes) -> int:
         """Count a part as read; return the credit to give now, 0 for none."""
-        self.owed += len(payload) + PART_COST_BYTES
-        if self.owed < CREDIT_STEP_BYTES:
+        size = len(payload) + PART_COST_BYTES
+        self.held -= size
+        self._budget.take(-size)
+        window = self._budget.window()
+        # Up to the window of now, which may be another than it began with. When all is read and less than a quarter is
+        # missing, the peer has three quarters, which is more than any piece: nobody waits for credit that never comes.
+        given = window - self.allowed - self.held
+        if given * CREDIT_STEPS < window:
             return 0
-        given, self.owed = self.owed, 0
         self.allowed += given
         return given
+
+    def __del__(self) -> None:
+        if self.held:
+            self._budget.dropped(self.held)
+
+
+PROCESS = Held()
+"""Of this process."""

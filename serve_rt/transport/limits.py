@@ -5,11 +5,19 @@ from __future__ import annotations
 PROTOCOL = 1
 
 WINDOW_BYTES = 256 << 10
-"""Per request and direction: what may be under way and unread."""
+"""Per request and direction: what may be under way and unread, while there is room …"""
+SMALL_WINDOW_BYTES = 64 << 10
+"""… when half of a budget is taken …"""
+LEAST_WINDOW_BYTES = 32 << 10
+"""… and from three quarters on; never less, so that everybody who is read goes on."""
+STREAM_BUDGET_BYTES = 64 << 20
+"""What may have arrived on one stream and be unread …"""
+PROCESS_BUDGET_BYTES = 512 << 20
+"""… and on all streams of a process."""
 PART_COST_BYTES = 64
 """What a Data part costs beside its payload, so that empty parts cannot fill a memory for free."""
-CREDIT_STEP_BYTES = WINDOW_BYTES // 4
-"""Credit is returned in steps of this size."""
+CREDIT_STEPS = 4
+"""Credit is returned in quarters of the window."""
 
 FRAME_BYTES = 512 << 10
 PIECE_BYTES = 256 << 10

@@ -19,7 +19,6 @@ from serve_rt.transport.limits import (
     PIECE_BYTES,
     SHARED_PIECE_BYTES,
     SMALLEST_SPLIT_BYTES,
-    WINDOW_BYTES,
 )
 from serve_rt.transport.parts import Wrap, encode_data
 
@@ -125,7 +124,7 @@ class Lane:
 
     __slots__ = ("_credit", "_items", "_on_last", "_outbox", "_writable", "backlog", "closed", "id", "scheduled")
 
-    def __init__(self, outbox: Outbox, request_id: int, on_last: Callable[[], None]) -> None:
+    def __init__(self, outbox: Outbox, request_id: int, on_last: Callable[[], None], window: int) -> None:
         self.id = request_id
         self.backlog = 0
         """Bytes queued here."""
@@ -133,7 +132,7 @@ class Lane:
         self.closed = False
         self._outbox = outbox
         self._on_last = on_last
-        self._credit = WINDOW_BYTES
+        self._credit = window
         self._items: deque[_Item] = deque()
         self._writable: list[asyncio.Future[None]] = []
 

@@ -74,6 +74,7 @@ load_part = _server("load")
 pong_part = _server("pong")
 drain_part = _server("drain")
 models_part = _server("models")
+window_part = _server("window")
 
 _OPEN_HTTP = _tag(pb.Open, "http")
 _OPEN_BODY = _tag(pb.Open, "body")
@@ -83,6 +84,14 @@ _OPEN_END = b"\x58\x01"
 def http_of_open(head: bytes) -> bytes:
     """An encoded HttpHead as a field of an Open."""
     return _OPEN_HTTP + varint(len(head)) + head
+
+
+_ANSWER_WINDOW, _BODY_WINDOW = b"\x60", b"\x68"
+
+
+def encode_windows(answer: int, body: int) -> bytes:
+    """What an Open says of windows that are not the usual ones: a part of its `rest`."""
+    return b"".join((_ANSWER_WINDOW, varint(answer), _BODY_WINDOW, varint(body)))
 
 
 def encode_open(request_id: int, time_left_ms: int, rest: bytes, body: bytes, end: bool) -> bytes:

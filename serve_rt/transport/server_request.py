@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from serve_rt.errors import Outcome
 from serve_rt.pb import stream_pb2 as pb
 from serve_rt.transport.flow import Inflow
-from serve_rt.transport.limits import INLINE_BODY_BYTES
+from serve_rt.transport.limits import INLINE_BODY_BYTES, WINDOW_BYTES
 from serve_rt.transport.message import WEBSOCKET_KINDS, MessageJoiner
 from serve_rt.transport.outbox import Lane
 from serve_rt.transport.parts import accepted_part, ended_part, error_part, head_part, server_credit
@@ -186,10 +186,10 @@ class ServerRequest:
         return self._joiner.add(part)
 
     def _give_credit(self, part: pb.Data) -> None:
-        if part.end or self._inflow is None:
+        if self._inflow is None:
             return
         given = self._inflow.read(part.payload)
-        if given and not self.cancelled:
+        if given and not (part.end or self.cancelled):
             credit = pb.Credit(id=self.open.id, bytes=given)
             self._stream.outbox.put(server_credit(credit.SerializeToString()))
             self.accepted = True
@@ -200,7 +200,7 @@ class ServerRequest:
         if self.cancelled or self._left:
             return
         if self._inflow is None:
-            self._inflow = Inflow()
+            self._inflow = Inflow(self._stream.budget, min(self.open.body_window or WINDOW_BYTES, WINDOW_BYTES))
         self._inflow.arrived(part.payload, part.id)
         if self._incoming is None:
             self._incoming = deque()
@@ -231,7 +231,8 @@ class ServerRequest:
 
     def _open_lane(self) -> Lane:
         if self._lane is None:
-            self._lane = Lane(self._stream.outbox, self.open.id, self._last_part_left)
+            window = min(self.open.answer_window or WINDOW_BYTES, WINDOW_BYTES)
+            self._lane = Lane(self._stream.outbox, self.open.id, self._last_part_left, window)
         return self._lane
 
     def _end(self) -> None:

@@ -14,8 +14,15 @@ from typing import TYPE_CHECKING
 from google.protobuf.message import DecodeError
 
 from serve_rt.pb import stream_pb2 as pb
-from serve_rt.transport.flow import PeerFault
-from serve_rt.transport.limits import ACCEPTED_DELAY_S, HELLO_BYTES, IN_FLIGHT, LOAD_INTERVAL_S, PROTOCOL
+from serve_rt.transport.flow import PROCESS, Budget, PeerFault
+from serve_rt.transport.limits import (
+    ACCEPTED_DELAY_S,
+    HELLO_BYTES,
+    IN_FLIGHT,
+    LOAD_INTERVAL_S,
+    PROTOCOL,
+    WINDOW_BYTES,
+)
 from serve_rt.transport.outbox import Outbox
 from serve_rt.transport.parts import (
     accepted_part,
@@ -25,6 +32,7 @@ from serve_rt.transport.parts import (
     pong_part,
     rejected_part,
     server_data,
+    window_part,
 )
 from serve_rt.transport.server_request import ServerRequest
 
@@ -48,6 +56,8 @@ class ServerStream:
         self.greeted = False
         self.closed = False
         self.outbox = Outbox(server_data)
+        self.budget = Budget(PROCESS)
+        self._window_told = WINDOW_BYTES
         self.requests: dict[int, ServerRequest] = {}
         self.opens_received = 0
         self.heads_sent = 0
@@ -92,6 +102,8 @@ class ServerStream:
             elif kind == "goodbye":
                 self.lost("the caller said goodbye")
                 return
+        if self.budget.window() != self._window_told:
+            self._tell_window()
         if len(self.service.streams) > 1:
             self._tell_load()
 
@@ -208,6 +220,10 @@ class ServerStream:
             queue=max(0, self._load_sent), grant=grant, capacity=slots.capacity, ongoing=slots.ongoing, owed=owed
         )
         self.outbox.put(load_part(load.SerializeToString()))
+
+    def _tell_window(self) -> None:
+        self._window_told = self.budget.window()
+        self.outbox.put(window_part(pb.Window(bytes=self._window_told).SerializeToString()))
 
     def tell_models(self) -> None:
         """Which models are here: callers that want one of them come here first."""

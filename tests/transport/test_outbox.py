@@ -14,7 +14,7 @@ OVERHEAD_BYTES = 1024
 
 
 def lane(outbox: Outbox, request_id: int) -> Lane:
-    return Lane(outbox, request_id, lambda: None)
+    return Lane(outbox, request_id, lambda: None, WINDOW_BYTES)
 
 
 def parts_of(frame: bytes | None) -> list[pb.Data]:
