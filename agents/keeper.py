@@ -28,7 +28,6 @@ from serve_rt.config.protections import Protection, enabled
 from serve_rt.errors import ServeException
 from serve_rt.model.ids import ReplicaId
 from serve_rt.model.replica import Assignment, Goal, Observed, ReplicaState
-from serve_rt.model.spec import DeploymentOptions
 from serve_rt.pb import replica_pb2 as pb
 
 log = logging.getLogger(__name__)
@@ -334,27 +333,26 @@ class Keeper:
 
     def _note_applied(self) -> None:
         """The process gets the configuration of the assignment it is started with."""
-        self.copy = self.copy.applied(self.copy.assignment.spec.options)
+        self.copy = self.copy.applied(self.copy.assignment)
 
     def _reconfigure_if_due(self) -> None:
-        options = self.copy.assignment.spec.options
-        ready = self.record.state is ReplicaState.READY and self.copy.assignment.goal is Goal.RUN
-        if ready and not self.copy.has_applied(options) and not self._reconfiguring and self._link is not None:
+        assignment = self.copy.assignment
+        ready = self.record.state is ReplicaState.READY and assignment.goal is Goal.RUN
+        if ready and not self.copy.has_applied(assignment) and not self._reconfiguring and self._link is not None:
             self._reconfiguring = True
-            self._tasks.start(self._reconfigure(options), name="reconfigure")
+            self._tasks.start(self._reconfigure(assignment), name="reconfigure")
 
-    async def _reconfigure(self, options: DeploymentOptions) -> None:
-        link, config = self._link, options.user_config_json
+    async def _reconfigure(self, assignment: Assignment) -> None:
+        link, config = self._link, assignment.spec.options.user_config_json
         try:
             if link is None:
                 return
             changed = config if config != self.copy.applied_user_config_json else None
-            timeout_s = options.startup_timeout_s
-            error = await link.reconfigure(changed, options.max_ongoing_requests, options.logging, timeout_s)
+            error = await link.reconfigure(assignment, changed)
             if error:
                 self._do(Kill(f"reconfigure failed: {error}"))
                 return
-            self.copy = self.copy.applied(options)
+            self.copy = self.copy.applied(assignment)
             log.info("%s took its new configuration", self.replica_id, extra={"action": "replica_reconfigured"})
             self._saved_change()
         except ServeException as error:

@@ -16,8 +16,8 @@ from serve_rt.agents.life_cycle import Record
 from serve_rt.config.paths import StateDir, write_atomically
 from serve_rt.errors import ConfigError
 from serve_rt.model.ids import ReplicaId
-from serve_rt.model.replica import Assignment, ReplicaState
-from serve_rt.model.spec import DeploymentOptions, LoggingOptions
+from serve_rt.model.replica import Assignment, Rank, ReplicaState
+from serve_rt.model.spec import LoggingOptions
 from serve_rt.wire import records
 
 log = logging.getLogger(__name__)
@@ -40,21 +40,26 @@ class Copy:
     """What the running process has been given, at its start or by Reconfigure."""
     applied_max_ongoing: int = 0
     applied_logging: LoggingOptions = field(default_factory=LoggingOptions)
+    applied_rank: Rank = field(default_factory=Rank)
+    applied_world_size: int = 0
     docs_path: str = ""
     """As the running process reported it."""
     schema: int = 1
 
-    def applied(self, options: DeploymentOptions) -> Copy:
-        """The running process has taken these."""
+    def applied(self, assignment: Assignment) -> Copy:
+        """The running process has taken what of this can change under it."""
+        options = assignment.spec.options
         return replace(
             self,
             applied_user_config_json=options.user_config_json,
             applied_max_ongoing=options.max_ongoing_requests,
             applied_logging=options.logging,
+            applied_rank=assignment.rank,
+            applied_world_size=assignment.world_size,
         )
 
-    def has_applied(self, options: DeploymentOptions) -> bool:
-        return self == self.applied(options)
+    def has_applied(self, assignment: Assignment) -> bool:
+        return self == self.applied(assignment)
 
     def record(self) -> Record:
         """As before any process of it was found."""

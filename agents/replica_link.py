@@ -19,7 +19,7 @@ from serve_rt.aio import Backoff, TaskOwner
 from serve_rt.credentials import ClusterToken, control_channel
 from serve_rt.errors import ServeException, UnavailableError
 from serve_rt.model.ids import ReplicaId
-from serve_rt.model.spec import LoggingOptions
+from serve_rt.model.replica import Assignment
 from serve_rt.pb import replica_pb2 as pb
 from serve_rt.wire import records
 from serve_rt.wire.errors import from_rpc_error
@@ -63,17 +63,23 @@ class ReplicaLink:
         reply: pb.CheckHealthReply = await self._call("CheckHealth", pb.CheckHealthRequest(), timeout_s)
         return reply
 
-    async def reconfigure(
-        self, user_config_json: str | None, max_ongoing_requests: int, logging_options: LoggingOptions, timeout_s: float
-    ) -> str:
-        """The error's text, "" when it took the new configuration."""
+    async def reconfigure(self, assignment: Assignment, user_config_json: str | None) -> str:
+        """What of `assignment` can change under a running process; a user_config only when it is another one.
+
+        The error's text, "" when it took the new configuration.
+        """
+        options, rank = assignment.spec.options, assignment.rank
         request = pb.ReconfigureRequest(
             user_config_json=user_config_json or "",
             has_user_config=user_config_json is not None,
-            max_ongoing_requests=max_ongoing_requests,
-            logging_json=records.encode(logging_options).decode(),
+            max_ongoing_requests=options.max_ongoing_requests,
+            logging_json=records.encode(options.logging).decode(),
+            world_size=assignment.world_size,
+            rank=rank.rank,
+            node_rank=rank.node_rank,
+            local_rank=rank.local_rank,
         )
-        reply: pb.ReconfigureReply = await self._call("Reconfigure", request, timeout_s)
+        reply: pb.ReconfigureReply = await self._call("Reconfigure", request, options.startup_timeout_s)
         return reply.error
 
     async def drain(self, timeout_s: float) -> None:

@@ -7,7 +7,7 @@ Called by `application` for each deployment it asks for or needs. The verdict co
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from serve_rt.controller.census import Member, NodeStanding
@@ -15,7 +15,7 @@ from serve_rt.controller.draft import Draft, runs
 from serve_rt.controller.judging import failures_of, is_held, judge, last_words
 from serve_rt.controller.placement import Domains, Misfit, Placing, lacks
 from serve_rt.controller.plan import CreateAssignment, RewriteAssignment, SaveDeployment
-from serve_rt.controller.ranks import free_rank
+from serve_rt.controller.ranks import free_rank, settled_ranks
 from serve_rt.controller.rollout import (
     Standing,
     complete,
@@ -32,7 +32,7 @@ from serve_rt.controller.room import asked_by, devices_of
 from serve_rt.controller.routes import desired_route, publish_if_changed
 from serve_rt.model.cluster import DeploymentMemory, RolloutPhase
 from serve_rt.model.ids import DeploymentKey, NodeId, ReplicaId
-from serve_rt.model.replica import Assignment, Goal
+from serve_rt.model.replica import Assignment, Goal, Rank
 from serve_rt.model.spec import DeploymentSpec
 
 
@@ -294,6 +294,7 @@ class _Work:
                 devices=found.devices,
                 epoch=self.draft.cluster.epoch,
                 rank=free_rank([*kept, *self.created], found.node_id),
+                world_size=self.wanted,
             )
             self.created.append(assignment)
             self.draft.actions.append(CreateAssignment(assignment))
@@ -317,13 +318,24 @@ class _Work:
             if member.assignment.superseded_by is None and (successor := next(successors, None)) is not None:
                 superseded = replace(member.assignment, superseded_by=successor.replica_id)
                 self.draft.actions.append(RewriteAssignment(superseded))
+        ranks = self._settled_ranks()
         for member in self.groups.new:
             if member.replica_id not in self.drained and member.replica_id in self.draft.cluster.assignments:
-                self._rewrite_kept(member)
+                self._rewrite_kept(member, ranks)
 
-    def _rewrite_kept(self, member: Member) -> None:
+    def _settled_ranks(self) -> Mapping[ReplicaId, Rank]:
+        """Empty while replicas come or go: a rank stands for its replica until that is gone."""
+        groups = self.groups
+        moving = self.created or self.drained or groups.old or groups.leaving or groups.lost or groups.failed
+        if moving or len(groups.new) != self.wanted:
+            return {}
+        return settled_ranks([member.assignment for member in groups.new if member.assignment is not None])
+
+    def _rewrite_kept(self, member: Member, ranks: Mapping[ReplicaId, Rank]) -> None:
         assert member.assignment is not None
         desired = replace(member.assignment, spec=_as_placed(self.memory.target, member.assignment.spec))
+        if (rank := ranks.get(member.replica_id)) is not None:
+            desired = replace(desired, rank=rank, world_size=self.wanted)
         if desired.superseded_by is not None and not self._still_runs(desired.superseded_by):
             desired = replace(desired, superseded_by=None)
         if desired != member.assignment:

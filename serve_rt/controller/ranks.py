@@ -1,15 +1,17 @@
-"""Ranks: which number a new replica gets among its deployment's. Pure; called when a replica is placed.
+"""Ranks: which number a new replica gets among its deployment's, and which ones change when some have left. Pure.
 
-The smallest free numbers are given, so that N replicas that were started together are 0 … N-1. A rank is never changed
-while its replica runs.
+The smallest free numbers are given, so that N replicas that were started together are 0 … N-1. They are 0 … N-1 again
+after a scale-down: the replicas whose numbers are too large take those that are free, the others keep theirs. Called by
+`deployment` when a replica is placed, and when the deployment has what it wants.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import count
 
-from serve_rt.model.ids import NodeId
+from serve_rt.model.ids import NodeId, ReplicaId
 from serve_rt.model.replica import Assignment, Rank
 
 
@@ -21,6 +23,37 @@ def free_rank(others: Sequence[Assignment], node: NodeId) -> Rank:
         node_rank=here[0].rank.node_rank if here else _smallest_free(one.rank.node_rank for one in others),
         local_rank=_smallest_free(one.rank.local_rank for one in here),
     )
+
+
+def settled_ranks(staying: Sequence[Assignment]) -> Mapping[ReplicaId, Rank]:
+    """The ranks of all replicas of a deployment, without gaps: as few of them as can be are other than before."""
+    nodes = sorted({one.node_id for one in staying})
+    on_node = {node: [one for one in staying if one.node_id == node] for node in nodes}
+    ranks = _without_gaps({one.replica_id: one.rank.rank for one in staying})
+    node_ranks = _without_gaps({node: min(one.rank.node_rank for one in on_node[node]) for node in nodes})
+    settled: dict[ReplicaId, Rank] = {}
+    for node in nodes:
+        local_ranks = _without_gaps({one.replica_id: one.rank.local_rank for one in on_node[node]})
+        for one in on_node[node]:
+            mine = one.replica_id
+            settled[mine] = replace(
+                one.rank, rank=ranks[mine], node_rank=node_ranks[node], local_rank=local_ranks[mine]
+            )
+    return settled
+
+
+def _without_gaps(numbers: Mapping[str, int]) -> dict[str, int]:
+    """Who has a number below their count keeps it (the first by name, of two with the same); the others fill up."""
+    kept: dict[int, str] = {}
+    for name in sorted(numbers):
+        if numbers[name] < len(numbers):
+            kept.setdefault(numbers[name], name)
+    result = {name: number for number, name in kept.items()}
+    free = iter([number for number in range(len(numbers)) if number not in kept])
+    for name in sorted(numbers, key=lambda name: (numbers[name], name)):
+        if name not in result:
+            result[name] = next(free)
+    return result
 
 
 def _smallest_free(taken: Iterable[int]) -> int:

@@ -24,7 +24,8 @@ class Goal(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Rank:
-    """A replica's number among those of its deployment's version; the smallest that was free when it was placed."""
+    """A replica's number among those of its deployment's version; the smallest that was free when it was placed, and a
+    smaller one when others left and it would stand behind a gap (serve_rt.controller.ranks)."""
 
     rank: int = 0
     node_rank: int = 0
@@ -44,6 +45,8 @@ class Assignment:
     epoch: int = 0
     superseded_by: ReplicaId | None = None
     rank: Rank = Rank()
+    world_size: int = 0
+    """How many replicas its deployment has, as far as this one was told; 0: written before there was this field."""
     schema: int = 1
 
     @property

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19serve_rt/v1/replica.proto\x12\x0bserve_rt.v1\"\x0e\n\x0cWatchRequest\"\xc7\x01\n\rReplicaReport\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12(\n\x05phase\x18\x03 \x01(\x0e\x32\x19.serve_rt.v1.ReplicaPhase\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x1b\n\x13\x63onstructor_imports\x18\x05 \x03(\t\x12\x15\n\rconstructor_s\x18\x06 \x01(\x01\x12\x0b\n\x03pid\x18\x07 \x01(\x03\x12\x11\n\tdocs_path\x18\x08 \x01(\t\"\r\n\x0bPingRequest\"\xb3\x02\n\tPingReply\x12\x17\n\x0fuser_loop_age_s\x18\x01 \x01(\x01\x12\x0f\n\x07ongoing\x18\x02 \x01(\r\x12\x0e\n\x06queued\x18\x03 \x01(\r\x12(\n\x05phase\x18\x04 \x01(\x0e\x32\x19.serve_rt.v1.ReplicaPhase\x12\x13\n\x0bslots_taken\x18\x05 \x01(\r\x12\x14\n\x0c\x63\x61lls_queued\x18\x06 \x01(\r\x12\x15\n\rcalls_ongoing\x18\x07 \x01(\r\x12G\n\x11\x61utoscaling_stats\x18\x08 \x03(\x0b\x32,.serve_rt.v1.PingReply.AutoscalingStatsEntry\x1a\x37\n\x15\x41utoscalingStatsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x14\n\x12\x43heckHealthRequest\"E\n\x10\x43heckHealthReply\x12\x0f\n\x07healthy\x18\x01 \x01(\x08\x12\x0f\n\x07skipped\x18\x02 \x01(\x08\x12\x0f\n\x07message\x18\x03 \x01(\t\"{\n\x12ReconfigureRequest\x12\x18\n\x10user_config_json\x18\x01 \x01(\t\x12\x17\n\x0fhas_user_config\x18\x02 \x01(\x08\x12\x1c\n\x14max_ongoing_requests\x18\x03 \x01(\r\x12\x14\n\x0clogging_json\x18\x04 \x01(\t\"!\n\x10ReconfigureReply\x12\r\n\x05\x65rror\x18\x01 \x01(\t\"!\n\x0c\x44rainRequest\x12\x11\n\ttimeout_s\x18\x01 \x01(\x01\"\x0c\n\nDrainReply\"\x13\n\x11\x44umpStacksRequest\"\x1f\n\x0f\x44umpStacksReply\x12\x0c\n\x04text\x18\x01 \x01(\t\"\x10\n\x0eMetricsRequest\"\x1c\n\x0cMetricsReply\x12\x0c\n\x04text\x18\x01 \x01(\x0c*\x9c\x01\n\x0cReplicaPhase\x12\x1d\n\x19REPLICA_PHASE_UNSPECIFIED\x10\x00\x12\x1e\n\x1aREPLICA_PHASE_CONSTRUCTING\x10\x01\x12\x17\n\x13REPLICA_PHASE_READY\x10\x02\x12\x18\n\x14REPLICA_PHASE_FAILED\x10\x03\x12\x1a\n\x16REPLICA_PHASE_DRAINING\x10\x04\x32\xef\x03\n\x07Replica\x12@\n\x05Watch\x12\x19.serve_rt.v1.WatchRequest\x1a\x1a.serve_rt.v1.ReplicaReport0\x01\x12\x38\n\x04Ping\x12\x18.serve_rt.v1.PingRequest\x1a\x16.serve_rt.v1.PingReply\x12M\n\x0b\x43heckHealth\x12\x1f.serve_rt.v1.CheckHealthRequest\x1a\x1d.serve_rt.v1.CheckHealthReply\x12M\n\x0bReconfigure\x12\x1f.serve_rt.v1.ReconfigureRequest\x1a\x1d.serve_rt.v1.ReconfigureReply\x12;\n\x05\x44rain\x12\x19.serve_rt.v1.DrainRequest\x1a\x17.serve_rt.v1.DrainReply\x12J\n\nDumpStacks\x12\x1e.serve_rt.v1.DumpStacksRequest\x1a\x1c.serve_rt.v1.DumpStacksReply\x12\x41\n\x07Metrics\x12\x1b.serve_rt.v1.MetricsRequest\x1a\x19.serve_rt.v1.MetricsReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19serve_rt/v1/replica.proto\x12\x0bserve_rt.v1\"\x0e\n\x0cWatchRequest\"\xc7\x01\n\rReplicaReport\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12(\n\x05phase\x18\x03 \x01(\x0e\x32\x19.serve_rt.v1.ReplicaPhase\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x1b\n\x13\x63onstructor_imports\x18\x05 \x03(\t\x12\x15\n\rconstructor_s\x18\x06 \x01(\x01\x12\x0b\n\x03pid\x18\x07 \x01(\x03\x12\x11\n\tdocs_path\x18\x08 \x01(\t\"\r\n\x0bPingRequest\"\xb3\x02\n\tPingReply\x12\x17\n\x0fuser_loop_age_s\x18\x01 \x01(\x01\x12\x0f\n\x07ongoing\x18\x02 \x01(\r\x12\x0e\n\x06queued\x18\x03 \x01(\r\x12(\n\x05phase\x18\x04 \x01(\x0e\x32\x19.serve_rt.v1.ReplicaPhase\x12\x13\n\x0bslots_taken\x18\x05 \x01(\r\x12\x14\n\x0c\x63\x61lls_queued\x18\x06 \x01(\r\x12\x15\n\rcalls_ongoing\x18\x07 \x01(\r\x12G\n\x11\x61utoscaling_stats\x18\x08 \x03(\x0b\x32,.serve_rt.v1.PingReply.AutoscalingStatsEntry\x1a\x37\n\x15\x41utoscalingStatsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x14\n\x12\x43heckHealthRequest\"E\n\x10\x43heckHealthReply\x12\x0f\n\x07healthy\x18\x01 \x01(\x08\x12\x0f\n\x07skipped\x18\x02 \x01(\x08\x12\x0f\n\x07message\x18\x03 \x01(\t\"\xc4\x01\n\x12ReconfigureRequest\x12\x18\n\x10user_config_json\x18\x01 \x01(\t\x12\x17\n\x0fhas_user_config\x18\x02 \x01(\x08\x12\x1c\n\x14max_ongoing_requests\x18\x03 \x01(\r\x12\x14\n\x0clogging_json\x18\x04 \x01(\t\x12\x12\n\nworld_size\x18\x05 \x01(\r\x12\x0c\n\x04rank\x18\x06 \x01(\r\x12\x11\n\tnode_rank\x18\x07 \x01(\r\x12\x12\n\nlocal_rank\x18\x08 \x01(\r\"!\n\x10ReconfigureReply\x12\r\n\x05\x65rror\x18\x01 \x01(\t\"!\n\x0c\x44rainRequest\x12\x11\n\ttimeout_s\x18\x01 \x01(\x01\"\x0c\n\nDrainReply\"\x13\n\x11\x44umpStacksRequest\"\x1f\n\x0f\x44umpStacksReply\x12\x0c\n\x04text\x18\x01 \x01(\t\"\x10\n\x0eMetricsRequest\"\x1c\n\x0cMetricsReply\x12\x0c\n\x04text\x18\x01 \x01(\x0c*\x9c\x01\n\x0cReplicaPhase\x12\x1d\n\x19REPLICA_PHASE_UNSPECIFIED\x10\x00\x12\x1e\n\x1aREPLICA_PHASE_CONSTRUCTING\x10\x01\x12\x17\n\x13REPLICA_PHASE_READY\x10\x02\x12\x18\n\x14REPLICA_PHASE_FAILED\x10\x03\x12\x1a\n\x16REPLICA_PHASE_DRAINING\x10\x04\x32\xef\x03\n\x07Replica\x12@\n\x05Watch\x12\x19.serve_rt.v1.WatchRequest\x1a\x1a.serve_rt.v1.ReplicaReport0\x01\x12\x38\n\x04Ping\x12\x18.serve_rt.v1.PingRequest\x1a\x16.serve_rt.v1.PingReply\x12M\n\x0b\x43heckHealth\x12\x1f.serve_rt.v1.CheckHealthRequest\x1a\x1d.serve_rt.v1.CheckHealthReply\x12M\n\x0bReconfigure\x12\x1f.serve_rt.v1.ReconfigureRequest\x1a\x1d.serve_rt.v1.ReconfigureReply\x12;\n\x05\x44rain\x12\x19.serve_rt.v1.DrainRequest\x1a\x17.serve_rt.v1.DrainReply\x12J\n\nDumpStacks\x12\x1e.serve_rt.v1.DumpStacksRequest\x1a\x1c.serve_rt.v1.DumpStacksReply\x12\x41\n\x07Metrics\x12\x1b.serve_rt.v1.MetricsRequest\x1a\x19.serve_rt.v1.MetricsReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,8 +33,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PINGREPLY_AUTOSCALINGSTATSENTRY']._loaded_options = None
   _globals['_PINGREPLY_AUTOSCALINGSTATSENTRY']._serialized_options = b'8\001'
-  _globals['_REPLICAPHASE']._serialized_start=990
-  _globals['_REPLICAPHASE']._serialized_end=1146
+  _globals['_REPLICAPHASE']._serialized_start=1064
+  _globals['_REPLICAPHASE']._serialized_end=1220
   _globals['_WATCHREQUEST']._serialized_start=42
   _globals['_WATCHREQUEST']._serialized_end=56
   _globals['_REPLICAREPORT']._serialized_start=59
@@ -49,22 +49,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CHECKHEALTHREQUEST']._serialized_end=605
   _globals['_CHECKHEALTHREPLY']._serialized_start=607
   _globals['_CHECKHEALTHREPLY']._serialized_end=676
-  _globals['_RECONFIGUREREQUEST']._serialized_start=678
-  _globals['_RECONFIGUREREQUEST']._serialized_end=801
-  _globals['_RECONFIGUREREPLY']._serialized_start=803
-  _globals['_RECONFIGUREREPLY']._serialized_end=836
-  _globals['_DRAINREQUEST']._serialized_start=838
-  _globals['_DRAINREQUEST']._serialized_end=871
-  _globals['_DRAINREPLY']._serialized_start=873
-  _globals['_DRAINREPLY']._serialized_end=885
-  _globals['_DUMPSTACKSREQUEST']._serialized_start=887
-  _globals['_DUMPSTACKSREQUEST']._serialized_end=906
-  _globals['_DUMPSTACKSREPLY']._serialized_start=908
-  _globals['_DUMPSTACKSREPLY']._serialized_end=939
-  _globals['_METRICSREQUEST']._serialized_start=941
-  _globals['_METRICSREQUEST']._serialized_end=957
-  _globals['_METRICSREPLY']._serialized_start=959
-  _globals['_METRICSREPLY']._serialized_end=987
-  _globals['_REPLICA']._serialized_start=1149
-  _globals['_REPLICA']._serialized_end=1644
+  _globals['_RECONFIGUREREQUEST']._serialized_start=679
+  _globals['_RECONFIGUREREQUEST']._serialized_end=875
+  _globals['_RECONFIGUREREPLY']._serialized_start=877
+  _globals['_RECONFIGUREREPLY']._serialized_end=910
+  _globals['_DRAINREQUEST']._serialized_start=912
+  _globals['_DRAINREQUEST']._serialized_end=945
+  _globals['_DRAINREPLY']._serialized_start=947
+  _globals['_DRAINREPLY']._serialized_end=959
+  _globals['_DUMPSTACKSREQUEST']._serialized_start=961
+  _globals['_DUMPSTACKSREQUEST']._serialized_end=980
+  _globals['_DUMPSTACKSREPLY']._serialized_start=982
+  _globals['_DUMPSTACKSREPLY']._serialized_end=1013
+  _globals['_METRICSREQUEST']._serialized_start=1015
+  _globals['_METRICSREQUEST']._serialized_end=1031
+  _globals['_METRICSREPLY']._serialized_start=1033
+  _globals['_METRICSREPLY']._serialized_end=1061
+  _globals['_REPLICA']._serialized_start=1223
+  _globals['_REPLICA']._serialized_end=1718
 # @@protoc_insertion_point(module_scope)

@@ -89,16 +89,24 @@ class CheckHealthReply(_message.Message):
     def __init__(self, healthy: bool = ..., skipped: bool = ..., message: _Optional[str] = ...) -> None: ...
 
 class ReconfigureRequest(_message.Message):
-    __slots__ = ("user_config_json", "has_user_config", "max_ongoing_requests", "logging_json")
+    __slots__ = ("user_config_json", "has_user_config", "max_ongoing_requests", "logging_json", "world_size", "rank", "node_rank", "local_rank")
     USER_CONFIG_JSON_FIELD_NUMBER: _ClassVar[int]
     HAS_USER_CONFIG_FIELD_NUMBER: _ClassVar[int]
     MAX_ONGOING_REQUESTS_FIELD_NUMBER: _ClassVar[int]
     LOGGING_JSON_FIELD_NUMBER: _ClassVar[int]
+    WORLD_SIZE_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    NODE_RANK_FIELD_NUMBER: _ClassVar[int]
+    LOCAL_RANK_FIELD_NUMBER: _ClassVar[int]
     user_config_json: str
     has_user_config: bool
     max_ongoing_requests: int
     logging_json: str
-    def __init__(self, user_config_json: _Optional[str] = ..., has_user_config: bool = ..., max_ongoing_requests: _Optional[int] = ..., logging_json: _Optional[str] = ...) -> None: ...
+    world_size: int
+    rank: int
+    node_rank: int
+    local_rank: int
+    def __init__(self, user_config_json: _Optional[str] = ..., has_user_config: bool = ..., max_ongoing_requests: _Optional[int] = ..., logging_json: _Optional[str] = ..., world_size: _Optional[int] = ..., rank: _Optional[int] = ..., node_rank: _Optional[int] = ..., local_rank: _Optional[int] = ...) -> None: ...
 
 class ReconfigureReply(_message.Message):
     __slots__ = ("error",)

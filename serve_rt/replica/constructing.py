@@ -125,8 +125,7 @@ async def _start_lifespan(code: UserCode, user_loop: UserLoop) -> Lifespan | Non
 async def _first_reconfigure(code: UserCode, spec: DeploymentSpec, user_loop: UserLoop, rank: ReplicaRank) -> None:
     """A program that takes the rank is told it even without a user_config."""
     text = spec.options.user_config_json
-    hook = code.hook("reconfigure")
-    if text is not None or (hook is not None and _takes_rank(hook)):
+    if text is not None or wants_rank(code):
         await reconfigure(code, text or "null", user_loop, rank)
 
 
@@ -135,6 +134,11 @@ async def reconfigure(code: UserCode, user_config_json: str, user_loop: UserLoop
     hook = reconfigure_hook(code)
     given = partial(hook, rank=rank) if _takes_rank(hook) else hook
     await run_hook(user_loop, given, json.loads(user_config_json), timeout_s=None)
+
+
+def wants_rank(code: UserCode) -> bool:
+    hook = code.hook("reconfigure")
+    return hook is not None and _takes_rank(hook)
 
 
 def _takes_rank(hook: Callable[..., Any]) -> bool:

@@ -15,13 +15,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from serve_rt.aio import TaskOwner
-from serve_rt.api.replica_context import ReplicaContext
+from serve_rt.api.replica_context import ReplicaContext, ReplicaRank
 from serve_rt.errors import ConfigError
 from serve_rt.model.spec import LoggingOptions
 from serve_rt.model.starts import ReplicaStart
 from serve_rt.multiplex.decorator import unload_all
 from serve_rt.replica.autoscaling_stats import AutoscalingStats
-from serve_rt.replica.constructing import Constructed, construct, docs_path, reconfigure
+from serve_rt.replica.constructing import Constructed, construct, docs_path, reconfigure, wants_rank
 from serve_rt.replica.dispatch import Dispatch
 from serve_rt.replica.failures import sentence, users_traceback
 from serve_rt.replica.health import Health, check_health
@@ -65,6 +65,7 @@ class Lifecycle:
         self._pool = pool
         self._tasks = tasks
         self._constructed: Constructed | None = None
+        self._user_config_json = start.assignment.spec.options.user_config_json or "null"
         self._drain_asked = asyncio.Event()
         self._drain_timeout_s = start.assignment.spec.options.graceful_shutdown_timeout_s
         self._agent_seen_s = time.monotonic()
@@ -89,7 +90,12 @@ class Lifecycle:
         return await check_health(self._constructed.code, self._user_loop, timeout_s)
 
     async def reconfigure(
-        self, user_config_json: str | None, max_ongoing_requests: int, logging_options: LoggingOptions | None = None
+        self,
+        user_config_json: str | None,
+        max_ongoing_requests: int,
+        logging_options: LoggingOptions | None = None,
+        rank: ReplicaRank | None = None,
+        world_size: int = 0,
     ) -> str:
         """Returns the error in the user's words, "" when all went well."""
         if max_ongoing_requests > 0:
@@ -101,12 +107,17 @@ class Lifecycle:
                 self.on_logging(logging_options)
             except OSError as error:
                 return f"logging_config: {error}"
-        if user_config_json is None:
-            return ""
+        moved = rank is not None and rank != self._context.rank
+        if rank is not None:
+            self._context.rank, self._context.world_size = rank, world_size
         if self._constructed is None:
-            return "the constructor has not ended: ask again when the replica is READY"
+            return "" if user_config_json is None else "the constructor has not ended: ask again when it is READY"
+        if user_config_json is None and not (moved and wants_rank(self._constructed.code)):
+            return ""
+        if user_config_json is not None:
+            self._user_config_json = user_config_json
         try:
-            await reconfigure(self._constructed.code, user_config_json, self._user_loop, self._context.rank)
+            await reconfigure(self._constructed.code, self._user_config_json, self._user_loop, self._context.rank)
         except Exception as error:  # the user's verdict, told to the user
             return users_traceback(error)
         return ""

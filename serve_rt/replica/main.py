@@ -158,7 +158,7 @@ def _replica_context(start: ReplicaStart) -> ReplicaContext:
         code_version=spec.version,
         node_id=start.node_id,
         rank=ReplicaRank(rank.rank, rank.node_rank, rank.local_rank),
-        world_size=spec.options.num_replicas,
+        world_size=start.assignment.world_size or spec.options.num_replicas,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc.aio
 
+from serve_rt.api.replica_context import ReplicaRank
 from serve_rt.handle.runtime import HandleRuntime
 from serve_rt.model.spec import LoggingOptions
 from serve_rt.pb import replica_pb2 as pb
@@ -66,7 +67,10 @@ class ReplicaService:
     async def reconfigure(self, request: pb.ReconfigureRequest, _context: Context) -> pb.ReconfigureReply:
         user_config_json = request.user_config_json if request.has_user_config else None
         options = records.decode(request.logging_json.encode(), LoggingOptions) if request.logging_json else None
-        error = await self._lifecycle.reconfigure(user_config_json, request.max_ongoing_requests, options)
+        rank = ReplicaRank(request.rank, request.node_rank, request.local_rank) if request.world_size else None
+        error = await self._lifecycle.reconfigure(
+            user_config_json, request.max_ongoing_requests, options, rank, request.world_size
+        )
         return pb.ReconfigureReply(error=error)
 
     async def drain(self, request: pb.DrainRequest, _context: Context) -> pb.DrainReply:

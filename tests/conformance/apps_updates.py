@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import serve_rt as serve
+from serve_rt.api.replica_context import ReplicaRank
 from tests.conformance.asking import LIGHT
 
 
@@ -12,6 +13,15 @@ from tests.conformance.asking import LIGHT
 class Process:
     def __init__(self, word: str = "") -> None:
         self.word = word
+        self.told: list[int] = []
+
+    def reconfigure(self, config: object, rank: ReplicaRank) -> None:
+        self.told.append(rank.rank)
+
+    def numbers(self) -> tuple[int, int, list[int]]:
+        """Rank, size of the world, the ranks that `reconfigure` was told."""
+        context = serve.get_replica_context()
+        return context.rank.rank, context.world_size, self.told
 
     def pid(self) -> int:
         return os.getpid()

@@ -62,6 +62,20 @@ def test_the_number_of_replicas() -> None:
     assert deployments["Process"].status == "HEALTHY"
 
 
+@covers("1.8-08", "1.10-06")
+def test_ranks_without_gaps_in_a_world_that_shrinks() -> None:
+    def numbers() -> list[Any]:
+        told = serve.get_app_handle("process").broadcast("numbers").results(timeout_s=10)
+        return sorted(told, key=lambda one: one[0])
+
+    run(num_replicas=3, max_surge_percent=0)
+    eventually(lambda: [one[:2] for one in numbers()] == [(0, 3), (1, 3), (2, 3)], 20, "three of three")
+    config = {"min_replicas": 2, "max_replicas": 2}
+    serve.run(Process.options(autoscaling_config=config).bind(), name="process", route_prefix=None)
+    eventually(lambda: [one[:2] for one in numbers()] == [(0, 2), (1, 2)], 20, "two of two, the first ones")
+    assert all(told[-1] == rank for rank, _, told in numbers()), "reconfigure was told of the new rank"
+
+
 @covers("1.9-42", "1.9-11")
 def test_heavy_changes() -> None:
     first = run()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from serve_rt.controller.ranks import free_rank
+from serve_rt.controller.ranks import free_rank, settled_ranks
 from serve_rt.model.ids import AppName, BlobDigest, DeploymentName, NodeId, ReplicaId, VersionId
 from serve_rt.model.replica import Assignment, Rank
 from serve_rt.model.spec import DeploymentSpec
@@ -25,3 +25,18 @@ def test_a_replacement_takes_the_number_that_is_free() -> None:
     left = [on("x", Rank(0, 0, 0)), on("y", Rank(2, 1, 1))]
     assert free_rank(left, NodeId("y")) == Rank(1, 1, 0)
     assert free_rank(left, NodeId("z")) == Rank(1, 2, 0)
+
+
+def test_after_some_have_left_there_are_no_gaps_and_few_change() -> None:
+    left = [on("x", Rank(1, 0, 1)), on("y", Rank(2, 1, 0)), on("z", Rank(5, 2, 0)), on("z", Rank(7, 2, 2))]
+    settled = settled_ranks(left)
+    assert [settled[one.replica_id] for one in left] == [Rank(1, 0, 0), Rank(2, 1, 0), Rank(0, 2, 0), Rank(3, 2, 1)]
+    again = [on(one.node_id, settled[one.replica_id]) for one in left]
+    assert settled_ranks(again) == {one.replica_id: one.rank for one in again}, "what is settled stays"
+
+
+def test_of_two_with_one_number_the_first_keeps_it() -> None:
+    twins = [on("x", Rank(0, 0, 0)), on("y", Rank(1, 0, 0)), on("y", Rank(2, 0, 1))]
+    settled = settled_ranks(twins)
+    assert sorted(rank.rank for rank in settled.values()) == [0, 1, 2]
+    assert {(one.node_id, settled[one.replica_id].node_rank) for one in twins} == {("x", 0), ("y", 1)}
