@@ -22,6 +22,9 @@ from serve_rt.credentials.token import METADATA_KEY, ClusterToken
 
 CONTROL_MESSAGE_BYTES = 16 << 20
 STREAM_MESSAGE_BYTES = 4 << 20
+CONNECT_TIMEOUT_MS = 2_000
+"""What grpc-core calls min_reconnect_backoff is the time one attempt to connect may take: HTTP/2's greeting included, so
+several round trips. It does not slow down the next attempt after a refused one."""
 
 _COMMON_CHANNEL: tuple[tuple[str, Any], ...] = (
     ("grpc.enable_http_proxy", 0),
@@ -65,7 +68,7 @@ def control_channel(address: str, token: ClusterToken | None) -> grpc.aio.Channe
         ("grpc.keepalive_timeout_ms", 5_000),
         ("grpc.http2.ping_timeout_ms", 5_000),
         ("grpc.initial_reconnect_backoff_ms", 50),
-        ("grpc.min_reconnect_backoff_ms", 50),
+        ("grpc.min_reconnect_backoff_ms", CONNECT_TIMEOUT_MS),
         ("grpc.max_reconnect_backoff_ms", 1_000),
     )
     interceptors = _token_interceptors(token) if token is not None else ()
@@ -73,15 +76,15 @@ def control_channel(address: str, token: ClusterToken | None) -> grpc.aio.Channe
 
 
 def stream_channel(address: str) -> grpc.aio.Channel:
-    """A channel for one `Requests` stream: a peer that stops answering is found within 4 s."""
+    """A channel for one `Requests` stream: a peer that stops answering is found within 4 s, 3.7 s after its last word."""
     options = (
         *_COMMON_CHANNEL,
         *_message_limit(STREAM_MESSAGE_BYTES),
-        ("grpc.keepalive_time_ms", 2_000),
+        ("grpc.keepalive_time_ms", 1_700),
         ("grpc.keepalive_timeout_ms", 2_000),
         ("grpc.http2.ping_timeout_ms", 2_000),
         ("grpc.initial_reconnect_backoff_ms", 50),
-        ("grpc.min_reconnect_backoff_ms", 50),
+        ("grpc.min_reconnect_backoff_ms", CONNECT_TIMEOUT_MS),
         ("grpc.max_reconnect_backoff_ms", 1_000),
     )
     return grpc.aio.insecure_channel(address, options=options)
