@@ -14,9 +14,10 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-SILENT_S = 4.5
-"""Half a second before the promised 5: a probe takes that long to notice."""
-KILL_AFTER_S = 14.5
+SILENT_S = 4.2
+"""Before the promised 5: silence is counted probe by probe, so up to 0.6 s late (`probe`), and then others are told."""
+KILL_AFTER_S = 13.8
+"""Of the promised 15, for the same reason; the kill goes through the launcher."""
 NO_CPU_S = 10.0
 
 

@@ -1,4 +1,4 @@
-"""Collects the signals of one running replica and applies `health.judge`, twice a second.
+"""Collects the signals of one running replica and applies `health.judge`, twice a second; more often while it is silent.
 
 Made by `keeper` when a replica gets ready, ended with its process. Silence is added up probe by probe, with a cap per
 step: when this agent itself was frozen or starved, the time it slept is not held against its replicas.
@@ -19,6 +19,8 @@ from serve_rt.errors import ServeException
 from serve_rt.model.spec import DeploymentOptions
 
 PERIOD_S = 0.5
+PERIOD_WHILE_SILENT_S = 0.1
+"""The limits of silence are promises, and a long step is a late judgement."""
 PING_TIMEOUT_S = 0.5
 _MAX_STEP_S = PERIOD_S + PING_TIMEOUT_S + 0.5
 _BUSY_TICKS_PER_S = 1.0
@@ -53,7 +55,7 @@ class Probe:
             while True:
                 await self._once()
                 self._on_verdict(judge(self._signals, self._limits()))
-                await asyncio.sleep(PERIOD_S)
+                await asyncio.sleep(PERIOD_WHILE_SILENT_S if self._signals.silent_s else PERIOD_S)
         finally:
             if self._check is not None:
                 self._check.cancel()

@@ -23,7 +23,7 @@ from serve_rt.credentials.token import METADATA_KEY, ClusterToken
 CONTROL_MESSAGE_BYTES = 16 << 20
 STREAM_MESSAGE_BYTES = 4 << 20
 CONNECT_TIMEOUT_MS = 2_000
-"""What grpc-core calls min_reconnect_backoff is the time one attempt to connect may take: HTTP/2's greeting included, so
+"""What grpc-core calls min_reconnect_backoff is the time one attempt to connect may take, HTTP/2's greeting included:
 several round trips. It does not slow down the next attempt after a refused one."""
 
 _COMMON_CHANNEL: tuple[tuple[str, Any], ...] = (
@@ -76,7 +76,7 @@ def control_channel(address: str, token: ClusterToken | None) -> grpc.aio.Channe
 
 
 def stream_channel(address: str) -> grpc.aio.Channel:
-    """A channel for one `Requests` stream: a peer that stops answering is found within 4 s, 3.7 s after its last word."""
+    """A channel for one `Requests` stream: a peer that stops answering is found 3.7 s after its last word."""
     options = (
         *_COMMON_CHANNEL,
         *_message_limit(STREAM_MESSAGE_BYTES),

@@ -23,9 +23,9 @@ def signals(
     ("seen", "action"),
     [
         (signals(), Action.KEEP),
-        (signals(silent_s=4.4), Action.KEEP),
+        (signals(silent_s=4.1), Action.KEEP),
         (signals(silent_s=5.0), Action.EJECT),
-        (signals(silent_s=14.4, proc_state="T", no_cpu_s=14.4), Action.EJECT),
+        (signals(silent_s=13.7, proc_state="T", no_cpu_s=13.7), Action.EJECT),
         (signals(silent_s=15.0, proc_state="T", no_cpu_s=1.0), Action.KILL),
         (signals(silent_s=15.0, proc_state="Z"), Action.KILL),
         (signals(silent_s=15.0, proc_state="S", no_cpu_s=10.0), Action.KILL),

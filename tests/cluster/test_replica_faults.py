@@ -18,6 +18,8 @@ from tests.load.outcomes import Report
 from tests.load.process import LoadProcess
 
 RATE = 50.0
+SCHEDULING_S = 1.0
+"""A busy machine's share of a promised time."""
 
 
 def test_killed_replica_loses_nothing_and_comes_back(cluster_of: ClusterFactory, show: Show) -> None:
@@ -43,6 +45,7 @@ def test_killed_replica_loses_nothing_and_comes_back(cluster_of: ClusterFactory,
 
 
 def test_frozen_replica_is_taken_out_then_killed(cluster_of: ClusterFactory, show: Show) -> None:
+    """T18 and P5: out of rotation within 5 s, killed within 15."""
     cluster = cluster_of()
     cluster.deploy("echo", num_replicas=2)
     victim = cluster.await_replicas(2)[0]
@@ -51,7 +54,7 @@ def test_frozen_replica_is_taken_out_then_killed(cluster_of: ClusterFactory, sho
         time.sleep(1.0)
         with applied(Freeze(victim.process)):
             frozen_at = time.monotonic()
-            eventually(lambda: not victim.process.alive(), 22, "the frozen replica is killed")
+            eventually(lambda: not victim.process.alive(), 15 + SCHEDULING_S, "the frozen replica is killed")
             killed_after_s = time.monotonic() - frozen_at
             cluster.await_replicas(2)
     show("replica SIGSTOP", load.report)
