@@ -1,4 +1,4 @@
-"""Collects the signals of one running replica and applies `health.judge`, twice a second; more often while it is silent.
+"""Collects the signals of one running replica and applies `health.judge`: twice a second, more often in its silence.
 
 Made by `keeper` when a replica gets ready, ended with its process. Silence is added up probe by probe, with a cap per
 step: when this agent itself was frozen or starved, the time it slept is not held against its replicas.

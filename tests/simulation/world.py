@@ -59,6 +59,7 @@ SLOWER = {
     "serve_rt.controller.loop.LOOK_AT_DEMAND_S": 2.0,
     "serve_rt.agents.api_server._REPORT_EVERY_S": 3.0,
     "serve_rt.agents.probe.PERIOD_S": 2.0,
+    "serve_rt.agents.probe.PERIOD_WHILE_SILENT_S": 1.0,
 }
 """What only shows that somebody lives is done less often: it is most of the work of a quiet minute."""
 
