@@ -107,6 +107,8 @@ class Keeper:
             goal=self.copy.assignment.goal,
             user_config_json=self.copy.applied_user_config_json,
             docs_path=self.copy.docs_path,
+            refused_user_config_json=self.copy.refused_user_config_json,
+            config_error=self.copy.config_error,
         )
 
     async def metrics(self, timeout_s: float) -> bytes:
@@ -338,7 +340,7 @@ class Keeper:
     def _reconfigure_if_due(self) -> None:
         assignment = self.copy.assignment
         ready = self.record.state is ReplicaState.READY and assignment.goal is Goal.RUN
-        if ready and not self.copy.has_applied(assignment) and not self._reconfiguring and self._link is not None:
+        if ready and not self.copy.owes_nothing(assignment) and not self._reconfiguring and self._link is not None:
             self._reconfiguring = True
             self._tasks.start(self._reconfigure(assignment), name="reconfigure")
 
@@ -349,11 +351,14 @@ class Keeper:
                 return
             changed = config if config != self.copy.applied_user_config_json else None
             error = await link.reconfigure(assignment, changed)
-            if error:
-                self._do(Kill(f"reconfigure failed: {error}"))
-                return
-            self.copy = self.copy.applied(assignment)
-            log.info("%s took its new configuration", self.replica_id, extra={"action": "replica_reconfigured"})
+            if error and changed is not None:
+                # Not killed for it: it serves with what it has, and started anew it would raise again.
+                self.copy = self.copy.refused(assignment, error)
+                log.warning("%s: its reconfigure raised:\n%s", self.replica_id, error, extra={"action": "refused"})
+            else:
+                self.copy = self.copy.applied(assignment)
+                said = f" but for {error}" if error else ""
+                log.info("%s took its new options%s", self.replica_id, said, extra={"action": "replica_reconfigured"})
             self._saved_change()
         except ServeException as error:
             log.warning("cannot reconfigure %s: %s", self.replica_id, error, extra={"action": "reconfigure_failed"})

@@ -23,6 +23,9 @@ from serve_rt.wire import records
 log = logging.getLogger(__name__)
 
 
+MAX_ERROR_CHARS = 8192
+
+
 @dataclass(frozen=True, slots=True)
 class Copy:
     assignment: Assignment
@@ -42,6 +45,9 @@ class Copy:
     applied_logging: LoggingOptions = field(default_factory=LoggingOptions)
     applied_rank: Rank = field(default_factory=Rank)
     applied_world_size: int = 0
+    refused_user_config_json: str | None = None
+    """What the running process raised at."""
+    config_error: str = ""
     docs_path: str = ""
     """As the running process reported it."""
     schema: int = 1
@@ -56,9 +62,24 @@ class Copy:
             applied_logging=options.logging,
             applied_rank=assignment.rank,
             applied_world_size=assignment.world_size,
+            refused_user_config_json=None,
+            config_error="",
         )
 
-    def has_applied(self, assignment: Assignment) -> bool:
+    def refused(self, assignment: Assignment, error: str) -> Copy:
+        """It has taken all of this but for the user_config, at which it raised: it keeps the former one."""
+        return replace(
+            self.applied(assignment),
+            applied_user_config_json=self.applied_user_config_json,
+            refused_user_config_json=assignment.spec.options.user_config_json,
+            config_error=error[-MAX_ERROR_CHARS:],
+        )
+
+    def owes_nothing(self, assignment: Assignment) -> bool:
+        """There is nothing to tell the running process: it has taken this, or has said what it thinks of it."""
+        config = assignment.spec.options.user_config_json
+        if config is not None and config == self.refused_user_config_json:
+            return self == self.refused(assignment, self.config_error)
         return self == self.applied(assignment)
 
     def record(self) -> Record:

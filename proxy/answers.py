@@ -65,11 +65,17 @@ def answer_for(error: ServeException, request_id: str, timeout_s: float | None) 
     if isinstance(error, DeadlineExceededError):
         return timed_out(request_id, timeout_s)
     if isinstance(error, QueueTimeoutError | DeploymentUnavailableError):
-        return Answer(503, str(error), RETRY_AFTER_S)
+        return Answer(503, _for_strangers(str(error)), RETRY_AFTER_S)
     if isinstance(error, RequestCancelledError):
         return Answer(CLIENT_CLOSED, str(error))
     later_s = RETRY_AFTER_S if error.http_status in (429, 503) else None
     return Answer(error.http_status, f"{error}\nrequest id: {request_id}\n", later_s)
+
+
+def _for_strangers(text: str) -> str:
+    """Why a deployment failed is for who may ask for its status: clients get no traceback."""
+    before, traceback, _ = text.partition("Traceback (most recent call last)")
+    return f"{before.strip().removesuffix('Error:').strip()} See `serve status`." if traceback else text
 
 
 def raw_answer(status: int) -> bytes:

@@ -190,9 +190,23 @@ def _deployment(
     if memory.phase is RolloutPhase.STEADY and states["RUNNING"] < replicas_wanted(memory):
         status, trigger = DeploymentStatus.UNHEALTHY, DeploymentStatusTrigger.HEALTH_CHECK_FAILED
         message = _join(message, trouble or _missing(states, memory))
+    elif memory.phase is RolloutPhase.STEADY and memory.target.version == spec.version:
+        behind = [o for a, o in members if o is not None and _is_behind(spec, a, o)]
+        refused = next((o for o in behind if o.refused_user_config_json == spec.options.user_config_json), None)
+        if refused is not None:
+            status, trigger = DeploymentStatus.DEPLOY_FAILED, DeploymentStatusTrigger.REPLICA_STARTUP_FAILED
+            message = _join(f"Its replicas go on with the former user_config: {refused.config_error}", message)
+        elif behind:
+            status, trigger = DeploymentStatus.UPDATING, DeploymentStatusTrigger.CONFIG_UPDATE_STARTED
     elif memory.phase is RolloutPhase.ROLLING and trouble:
         message = _join(f"A replica failed to start. It is tried again. Error:\n{trouble}", message)
     return DeploymentStatusOverview(status, trigger, states, message)
+
+
+def _is_behind(spec: DeploymentSpec, assignment: Assignment, observed: Observed) -> bool:
+    """It serves, and has not taken the user_config that is asked for."""
+    serves = observed.state is ReplicaState.READY and assignment.goal is Goal.RUN
+    return serves and observed.user_config_json != spec.options.user_config_json
 
 
 def _ray_state(cluster: Cluster, assignment: Assignment, observed: Observed | None) -> str:

@@ -109,5 +109,9 @@ class Observed:
     devices: tuple[DeviceShare, ...] = ()
     goal: Goal = Goal.RUN
     user_config_json: str | None = None
+    """What the process has taken."""
     docs_path: str = ""
+    refused_user_config_json: str | None = None
+    """What its `reconfigure` raised at; it goes on with the former one."""
+    config_error: str = ""
     schema: int = 1

@@ -102,25 +102,26 @@ class Lifecycle:
             self._service.set_capacity(max_ongoing_requests)
             self._pool.set_limit(max_ongoing_requests)
             self._context.max_ongoing_requests = max_ongoing_requests
+        trouble = ""
         if logging_options is not None:
             try:
                 self.on_logging(logging_options)
             except OSError as error:
-                return f"logging_config: {error}"
+                trouble = f"logging_config: {error}"
         moved = rank is not None and rank != self._context.rank
         if rank is not None:
             self._context.rank, self._context.world_size = rank, world_size
         if self._constructed is None:
-            return "" if user_config_json is None else "the constructor has not ended: ask again when it is READY"
+            return trouble if user_config_json is None else "the constructor has not ended: ask again when it is READY"
         if user_config_json is None and not (moved and wants_rank(self._constructed.code)):
-            return ""
-        if user_config_json is not None:
-            self._user_config_json = user_config_json
+            return trouble
+        config_json = self._user_config_json if user_config_json is None else user_config_json
         try:
-            await reconfigure(self._constructed.code, self._user_config_json, self._user_loop, self._context.rank)
+            await reconfigure(self._constructed.code, config_json, self._user_loop, self._context.rank)
         except Exception as error:  # the user's verdict, told to the user
             return users_traceback(error)
-        return ""
+        self._user_config_json = config_json
+        return trouble
 
     # --- the walk -------------------------------------------------------------------------------------------------
 

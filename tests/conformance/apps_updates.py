@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 
 import serve_rt as serve
@@ -31,3 +32,18 @@ class Process:
 
     def get_word(self) -> str:
         return self.word
+
+
+@serve.deployment(ray_actor_options=LIGHT, user_config={"level": 1})
+class Configured:
+    """Takes its time, and only numbers."""
+
+    def __init__(self) -> None:
+        self.level = 0.0
+
+    async def reconfigure(self, config: dict[str, object]) -> None:
+        await asyncio.sleep(0.2)
+        self.level = float(str(config["level"]))
+
+    def state(self) -> tuple[int, float]:
+        return os.getpid(), self.level

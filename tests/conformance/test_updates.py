@@ -9,7 +9,7 @@ import pytest
 
 import serve_rt as serve
 from tests.cluster.processes import eventually
-from tests.conformance.apps_updates import Process
+from tests.conformance.apps_updates import Configured, Process
 from tests.conformance.asking import LIGHT, Cluster, call
 from tests.conformance.bullets import covers
 
@@ -85,3 +85,27 @@ def test_heavy_changes() -> None:
     third = run("other", ray_actor_options=env)
     assert third != second and call("process", "env", "MINE") == "yes"
     assert run("other", ray_actor_options=env) == third, "the same again restarts nothing"
+
+
+@covers("1.9-41", "1.10-05")
+def test_a_new_user_config_is_taken_before_run_returns_and_a_bad_one_takes_nothing_away(cluster: Cluster) -> None:
+    """Without the waiting the second state is the first one; without the refusal both replicas end and none starts."""
+
+    def run_with(level: object) -> set[Any]:
+        app = Configured.options(user_config={"level": level}, num_replicas=2).bind()
+        handle = serve.run(app, name="configured", route_prefix=None)
+        return set(handle.broadcast("state").results(timeout_s=10))
+
+    first = run_with(1)
+    second = run_with(2)
+    assert {pid for pid, _ in first} == {pid for pid, _ in second} and {level for _, level in second} == {2.0}
+    with pytest.raises(RuntimeError, match="could not convert string to float: 'high'"):
+        run_with("high")
+    overview = serve.status().applications["configured"]
+    assert overview.status == "DEPLOY_FAILED" and "go on with the former user_config" in overview.message
+    assert overview.deployments["Configured"].replica_states == {"RUNNING": 2}
+    assert set(serve.get_app_handle("configured").broadcast("state").results(timeout_s=10)) == second
+    third = run_with(3)
+    assert {pid for pid, _ in third} == {pid for pid, _ in first} and {level for _, level in third} == {3.0}
+    assert serve.status().applications["configured"].status == "RUNNING"
+    serve.delete("configured", _blocking=False)
