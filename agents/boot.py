@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from serve_rt.agents.listeners import refuse_if_taken
 from serve_rt.agents.settings import Settings
 from serve_rt.agents.state_lock import StateLock
-from serve_rt.config.protections import VARIABLE
+from serve_rt.config import failpoints, protections, waits
 from serve_rt.errors import ServeException
 
 if TYPE_CHECKING:
@@ -31,8 +31,9 @@ async def boot(settings: Settings) -> int:
     settings.state.create()
     lock = StateLock.take(settings.state.lock)
     try:
-        if os.environ.get(VARIABLE):
-            log.warning("protections are switched off: %s", os.environ[VARIABLE], extra={"action": "protections_off"})
+        for variable in (protections.VARIABLE, failpoints.VARIABLE, waits.VARIABLE):
+            if os.environ.get(variable):
+                log.warning("%s=%s is for tests", variable, os.environ[variable], extra={"action": "protections_off"})
         refuse_if_taken(settings.host, settings.port, "--port")
         _share_token(settings)
         agent = await _agent(settings)

@@ -17,6 +17,7 @@ import grpc.aio
 
 from serve_rt.agents.node import ThisNode
 from serve_rt.aio import Backoff, Clock
+from serve_rt.config.waits import wait_s
 from serve_rt.credentials import control_channel
 from serve_rt.errors import ConflictError, EtcdError, EtcdUnavailableError, SessionLostError
 from serve_rt.etcd import EtcdStore, Keys, Session
@@ -29,7 +30,7 @@ from serve_rt.wire.services import Stub
 log = logging.getLogger(__name__)
 LEASE_S = 10
 _ASK_HOLDER_S = 2.0
-_WAIT_FOR_OLD_LEASE_S = LEASE_S + 5.0
+_PAST_OLD_LEASE_S = 5.0
 
 
 class Registration:
@@ -41,11 +42,11 @@ class Registration:
         keys: Keys,
         node: ThisNode,
         record: Callable[[], NodeRecord],
-        lease_s: int = LEASE_S,
+        lease_s: int | None = None,
         clock: Clock | None = None,
     ) -> None:
         self._store, self._keys, self._node, self._record = store, keys, node, record
-        self._lease_s = lease_s
+        self._lease_s = lease_s if lease_s is not None else round(wait_s("node_lease_s", LEASE_S))
         self._clock = clock
         self._session: Session | None = None
         self._writer: NodeWriter | None = None
@@ -139,7 +140,7 @@ class Registration:
 
     async def _take(self, writer: NodeWriter) -> None:
         over_lease = 0
-        deadline = asyncio.get_running_loop().time() + _WAIT_FOR_OLD_LEASE_S
+        deadline = asyncio.get_running_loop().time() + LEASE_S + _PAST_OLD_LEASE_S
         while True:
             result = await writer.register(self._record(), over_lease=over_lease)
             if result.won:

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from serve_rt.config.failpoints import reached
 from serve_rt.errors import ConfigError
 
 MAX_SOCKET_PATH_BYTES = 100  # sun_path holds 108
@@ -119,13 +120,17 @@ class StateDir:
 def write_atomically(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     """`path` has either the old content or the new, also after a power cut."""
     staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    reached("write.begin")
     fd = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     try:
         with os.fdopen(fd, "wb") as file:
             file.write(data)
             file.flush()
+            reached("write.half")
             os.fsync(file.fileno())
+        reached("write.synced")
         os.replace(staged, path)
+        reached("write.renamed")
     except BaseException:
         staged.unlink(missing_ok=True)
         raise

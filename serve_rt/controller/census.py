@@ -2,17 +2,18 @@
 
 First step of `reconcile`; pure. A node is LIVE while registered; then in GRACE (nothing changes), then LOST (its
 replicas are UNKNOWN, suspect in routes, replaced elsewhere), then GIVEN_UP (its records are deleted). When more than
-half of at least three nodes vanish within one grace period it is probably us, and nobody is LOST until half are back.
+half of at least three nodes vanish within one grace period it is probably us, and nobody is LOST until half are back,
+and for one more grace: the others are on their way.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from serve_rt.controller.settings import ControlSettings
-from serve_rt.model.cluster import Cluster
+from serve_rt.model.cluster import Absence, Cluster
 from serve_rt.model.ids import DeploymentKey, NodeId, ReplicaId, VersionId, deployment_of
 from serve_rt.model.node import NodeMark
 from serve_rt.model.replica import Assignment, Goal, Observed, ReplicaState
@@ -94,7 +95,7 @@ class Census:
 
 
 def take_census(cluster: Cluster, now: float, settings: ControlSettings) -> Census:
-    suspended = _probably_us(cluster, now, settings)
+    suspended = most_vanished_at_once(cluster, now, settings)
     standings = {node: NodeStanding.LIVE for node in cluster.nodes}
     for node, since in cluster.gone_since.items():
         forgotten = cluster.mark(node) is NodeMark.FORGOTTEN
@@ -103,7 +104,7 @@ def take_census(cluster: Cluster, now: float, settings: ControlSettings) -> Cens
         standings=standings,
         members=_members(cluster, standings),
         suspended=suspended,
-        wake_at=_wake_at(cluster.gone_since.values(), now, settings),
+        wake_at=_wake_at(cluster, now, settings),
     )
 
 
@@ -115,23 +116,34 @@ def _standing(gone_s: float, suspended: bool, settings: ControlSettings) -> Node
     return NodeStanding.GRACE
 
 
-def _probably_us(cluster: Cluster, now: float, settings: ControlSettings) -> bool:
+def most_vanished_at_once(cluster: Cluster, now: float, settings: ControlSettings) -> bool:
     """More than half of the nodes vanished within one grace period, they are still away, and nobody said that they
-    will not come back."""
-    gone = sorted(
+    will not come back: it is probably us."""
+    gone = [
         since
         for node, since in cluster.gone_since.items()
         if now - since < settings.node_given_up_s and cluster.mark(node) is not NodeMark.FORGOTTEN
-    )
+    ]
+    if not gone:
+        return False
     known = len(cluster.nodes) + len(gone)
+    gone += [a.since for node, a in cluster.absences.items() if node in cluster.nodes and _just_back(a, now, settings)]
+    gone.sort()
     if known < MIN_NODES_TO_DOUBT or 2 * len(gone) <= known:
         return False
     needed = known // 2 + 1
     return any(gone[i + needed - 1] - gone[i] <= settings.node_grace_s for i in range(len(gone) - needed + 1))
 
 
-def _wake_at(gone: Iterable[float], now: float, settings: ControlSettings) -> float | None:
+def _just_back(absence: Absence, now: float, settings: ControlSettings) -> bool:
+    return now - absence.until < settings.node_grace_s
+
+
+def _wake_at(cluster: Cluster, now: float, settings: ControlSettings) -> float | None:
+    gone = cluster.gone_since.values()
     times = [since + wait for since in gone for wait in (settings.node_grace_s, settings.node_given_up_s)]
+    if gone:
+        times += [absence.until + settings.node_grace_s for absence in cluster.absences.values()]
     return min((time for time in times if time > now), default=None)
 
 

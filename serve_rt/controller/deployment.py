@@ -218,16 +218,20 @@ class _Work:
             self.draft.drain(member, reason)
 
     def _surplus(self, count: int) -> list[Member]:
-        """Not ready ones first. Of two copies of a replica whose node came back: the copy that is not ready goes,
-        else the original."""
+        """Not ready ones first. Of two copies of a replica whose node came back the replacement goes, unless it is
+        the only one that is ready; while the original's agent has yet to say how it is, both stay."""
         on_node = Counter(m.node_id for m in self.groups.new)
+        originals = [m for m in self.groups.new if m.assignment is not None and m.assignment.superseded_by is not None]
+        unsure = [m for m in originals if m.answers and not m.confirmed]
+        replaced = {m.assignment.superseded_by for m in originals if m.assignment is not None and m not in unsure}
+        held = {m.replica_id for m in unsure}
+        held |= {m.assignment.superseded_by for m in unsure if m.assignment and m.assignment.superseded_by}
 
         def first_to_go(m: Member) -> tuple[object, ...]:
-            assert m.assignment is not None
-            original = m.assignment.superseded_by is not None
-            return (m.ready, original is not m.ready, -on_node[m.node_id], m.replica_id)
+            return (m.ready, m.replica_id not in replaced, -on_node[m.node_id], m.replica_id)
 
-        return sorted(self.groups.new, key=first_to_go)[:count]
+        may_go = [m for m in self.groups.new if m.replica_id not in held]
+        return sorted(may_go, key=first_to_go)[: max(0, count - len(unsure))]
 
     def _oldest(self, count: int) -> list[Member]:
         """Those that serve nobody first, then those on nodes that must be emptied or have lent their CPU."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from serve_rt.config.protections import Protection, enabled
+from serve_rt.config.waits import wait_s
 from serve_rt.errors import ConfigError
 
 
@@ -38,5 +39,11 @@ class ControlSettings:
 
     @staticmethod
     def of_process() -> ControlSettings:
-        """The defaults, less the protections this process was told to go without."""
-        return ControlSettings(surge=enabled(Protection.SURGE), handover=enabled(Protection.HANDOVER))
+        """The defaults, less the protections and waits this process was told by a test to go without."""
+        usual = ControlSettings()
+        return ControlSettings(
+            lease_s=wait_s("leader_lease_s", usual.lease_s),
+            node_grace_s=wait_s("node_grace_s", usual.node_grace_s),
+            surge=enabled(Protection.SURGE),
+            handover=enabled(Protection.HANDOVER),
+        )

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
+from serve_rt.controller.census import most_vanished_at_once
 from serve_rt.controller.history import version_overviews
 from serve_rt.controller.rollout import replicas_wanted
+from serve_rt.controller.settings import ControlSettings
 from serve_rt.model.application import ApplicationMemory
 from serve_rt.model.cluster import Cluster, DeploymentMemory, RolloutPhase
 from serve_rt.model.ids import AppName, DeploymentKey, NodeId, deployment_of
@@ -252,6 +254,11 @@ def _notes(cluster: Cluster, age_s: float) -> Iterable[str]:
         yield f"the store has not been heard of for {age_s:.0f} s: this is the last known state"
     for node in sorted(cluster.gone_since):
         yield f"node {node} is not registered: its replicas are {UNKNOWN}"
+    if most_vanished_at_once(cluster, max(cluster.gone_since.values(), default=0.0), ControlSettings()):
+        yield (
+            "more than half of the nodes vanished at once, so the network is to blame before they are: nothing of them "
+            "is replaced until half are back. Of those that will not return: serve nodes forget NODE"
+        )
     unowned = sorted(observed.replica_id for observed in cluster.unowned())
     if unowned:
         yield f"running without an assignment (deploy their application to adopt them): {', '.join(unowned)}"

@@ -14,9 +14,11 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from serve_rt.aio import Backoff, TaskOwner, cancel_and_wait
+from serve_rt.config.failpoints import reached
 from serve_rt.config.protections import Protection, enabled
 from serve_rt.errors import EtcdError, EtcdUnavailableError, FencedError
 from serve_rt.etcd.contract import EtcdStore
+from serve_rt.etcd.keys import kind_of
 from serve_rt.etcd.lease import Session
 from serve_rt.etcd.values import (
     Compare,
@@ -124,9 +126,13 @@ class Leadership:
         *Errors*: SessionLostError before anything is sent; FencedError when somebody else leads, or nobody;
         EtcdUnavailableError, where a write that may have been applied may be repeated if its effect is idempotent.
         """
-        if not enabled(Protection.FENCE):
+        fenced = enabled(Protection.FENCE)
+        if fenced:
+            self._session.check()
+        for kind in {kind_of(op.key) for op in then}:
+            reached(f"leader.write.{kind}")  # a pause here is the one that only the fence sees
+        if not fenced:
             return await self._store.txn(compares, then, read_on_failure)
-        self._session.check()
         fence = created_at(self._key, self.epoch)
         result = await self._store.txn([fence, *compares], then, [self._key, *read_on_failure])
         if result.succeeded:

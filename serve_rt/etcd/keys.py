@@ -20,6 +20,12 @@ def _part(name: str) -> str:
     return name
 
 
+def kind_of(key: str) -> str:
+    """Which kind of record a key holds: "assign", "routes", "leader"."""
+    parts = key.removeprefix(f"{ROOT}/").split("/")
+    return parts[1] if len(parts) > 1 else parts[0]
+
+
 @dataclass(frozen=True, slots=True)
 class Keys:
     cluster: str = "default"

@@ -161,6 +161,14 @@ class DeploymentMemory:
 
 
 @dataclass(frozen=True, slots=True)
+class Absence:
+    """For how long a node that held replicas was not registered, on the reader's monotonic clock."""
+
+    since: float
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
 class Cluster:
     """Everything the store says at `revision`."""
 
@@ -200,6 +208,8 @@ class Cluster:
     """What the autoscaler wants its successor to know; only the leader has any."""
     gone_since: Mapping[NodeId, float] = field(default_factory=dict)
     """Nodes that hold assignments or observed replicas but are not registered: since when, monotonic."""
+    absences: Mapping[NodeId, Absence] = field(default_factory=dict)
+    """The last absence of each registered node that was gone once."""
     phase_since: Mapping[DeploymentKey, float] = field(default_factory=dict)
     """When the reader first saw the present phase, generation and progress of a deployment, monotonic."""
     served_since: Mapping[AppName, float] = field(default_factory=dict)

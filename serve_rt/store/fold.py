@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from serve_rt.errors import ConfigError
 from serve_rt.model.application import ApplicationMemory, AppVersion
-from serve_rt.model.cluster import Cluster, DeploymentMemory, LeaderRecord, MetaRecord, Versioned
+from serve_rt.model.cluster import Absence, Cluster, DeploymentMemory, LeaderRecord, MetaRecord, Versioned
 from serve_rt.model.ids import AppName, BlobDigest, DeploymentKey, DeploymentName, NodeId, ReplicaId, deployment_of
 from serve_rt.model.node import MarkRecord, NodeRecord
 from serve_rt.model.proxies import ProxyRecord
@@ -64,7 +64,10 @@ class Fold:
         """Everything is told anew (first list, or after a compaction); waits that still run keep their start."""
         before = self.cluster
         self.cluster = Cluster(
-            gone_since=before.gone_since, phase_since=before.phase_since, served_since=before.served_since
+            gone_since=before.gone_since,
+            absences=before.absences,
+            phase_since=before.phase_since,
+            served_since=before.served_since,
         )
         self._shards = {}
         return self._apply(changes, revision, now, before)
@@ -170,6 +173,9 @@ class Fold:
             holding |= {o.node_id for o in self._now("observed").values()}
             gone = {node: before.gone_since.get(node, now) for node in holding if node not in nodes}
             self._fields["gone_since"] = gone
+            back = {node: Absence(since, now) for node, since in before.gone_since.items() if node in nodes}
+            if back:
+                self._fields["absences"] = {**before.absences, **back}
         if "deployments" in self._fields or before is not self.cluster:
             self._fields["phase_since"] = {
                 key: _since(before, key, memory, now) for key, memory in self._now("deployments").items()

@@ -31,8 +31,10 @@ def cluster_of(request: pytest.FixtureRequest) -> Iterator[ClusterFactory]:
     clusters: list[LocalCluster] = []
     request.node._clusters = clusters
 
-    def make(nodes: int = 1, *options: str, external_etcd: bool = False, disable: str = "") -> LocalCluster:
-        cluster = LocalCluster(external_etcd=external_etcd, disable=disable)
+    def make(
+        nodes: int = 1, *options: str, external_etcd: bool = False, disable: str = "", **test_env: str
+    ) -> LocalCluster:
+        cluster = LocalCluster(external_etcd=external_etcd, disable=disable, **test_env)
         clusters.append(cluster)
         for _ in range(nodes):
             cluster.start_node(*options)

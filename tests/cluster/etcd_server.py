@@ -88,6 +88,23 @@ class EtcdServer:
         pairs = json.loads(found.stdout).get("kvs", [])
         return {_text(base64.b64decode(kv["key"])): _text(base64.b64decode(kv.get("value", ""))) for kv in pairs}
 
+    def revision(self) -> int:
+        found = self._ctl("get", "/", "-w", "json")
+        return int(json.loads(found.stdout)["header"]["revision"])
+
+    def written_since(self, revision: int, prefix: str) -> list[str]:
+        """Every key put under a prefix since then, also those that are gone again."""
+        command = [binary("etcdctl"), "--endpoints", self.endpoint, "watch", "--prefix", prefix]
+        command += ["--rev", str(revision + 1)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, env={"ETCDCTL_API": "3"}, text=True) as watching:
+            try:
+                output, _ = watching.communicate(timeout=1.0)
+            except subprocess.TimeoutExpired:
+                watching.kill()
+                output, _ = watching.communicate()
+        lines = output.splitlines()
+        return [lines[index + 1] for index, line in enumerate(lines[:-1]) if line == "PUT"]
+
     def _ctl(self, *arguments: str) -> subprocess.CompletedProcess[bytes]:
         command = [binary("etcdctl"), "--endpoints", self.endpoint, "--dial-timeout", "1s", "--command-timeout", "2s"]
         return subprocess.run([*command, *arguments], capture_output=True, env={"ETCDCTL_API": "3"})

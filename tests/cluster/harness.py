@@ -66,9 +66,11 @@ class Node:
         self.await_ready(timeout_s)
         return self
 
-    def launch(self, *, disable: str | None = None) -> None:
+    def launch(self, *, disable: str | None = None, fail: str = "") -> None:
+        """`fail`: a failpoint for this start of the agent alone."""
         if disable is not None:
             self._env["SERVE_TEST_DISABLE"] = disable
+        env = {**self._env, "SERVE_TEST_FAIL": fail} if fail else self._env
         if self._agent is not None:
             self._agent.wait(10)  # the one before: killed by its pid, reaped here
         self._ready_fd, child_fd = os.pipe()
@@ -76,7 +78,7 @@ class Node:
         command += ["--ready-fd", str(child_fd), *self._options]
         with (self.state.path / "agent.log").open("ab") as log:
             self._agent = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._env, pass_fds=(child_fd,),
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env, pass_fds=(child_fd,),
                 start_new_session=True, cwd=self.state.path,
             )  # fmt: skip
         os.close(child_fd)
@@ -196,11 +198,15 @@ class Node:
 class LocalCluster:
     """*Resources*: the creator calls `close()`."""
 
-    def __init__(self, *, external_etcd: bool = False, disable: str = "", hide_gpus: bool = True) -> None:
+    def __init__(
+        self, *, external_etcd: bool = False, disable: str = "", hide_gpus: bool = True, **test_env: str
+    ) -> None:
+        """`test_env`: more switches for tests, by the end of their names (WAITS, FAIL)."""
         self.folder = Path(tempfile.mkdtemp(prefix="srt-", dir="/tmp"))
         self.nodes: list[Node] = []
         self.etcd = EtcdServer().start() if external_etcd else None
         self._disable = disable
+        self._test_env = {f"SERVE_TEST_{name}": value for name, value in test_env.items()}
         self._hide_gpus = hide_gpus
         self._app_folder = self.folder / "user"
         self._app_folder.mkdir()
@@ -214,10 +220,11 @@ class LocalCluster:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("SERVE_", "COV_"))}
         kept |= {"SERVE_STATE_DIR": str(state), "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(self.site_packages)}
         kept |= {"CUDA_VISIBLE_DEVICES": ""} if self._hide_gpus else {}
-        return kept | ({"SERVE_TEST_DISABLE": self._disable} if self._disable else {})
+        return kept | self._test_env | ({"SERVE_TEST_DISABLE": self._disable} if self._disable else {})
 
-    def new_node(self, *options: str, cpus: int = 32) -> Node:
-        """A node that joins the others (by the external etcd, or the first node's socket); not started yet."""
+    def new_node(self, *options: str, cpus: int = 32, etcd: str = "") -> Node:
+        """A node that joins the others (by the external etcd, or the first node's socket, or another way to either);
+        not started yet."""
         folder = self.folder / f"n{len(self.nodes)}"
         folder.mkdir(mode=0o700)
         if self.nodes:
@@ -225,7 +232,9 @@ class LocalCluster:
         else:
             ClusterToken.create(folder / "token")
         arguments = ["--port", "0", "--http-port", "0", "--num-cpus", str(cpus), *options]
-        if self.etcd is not None:
+        if etcd:
+            arguments += ["--etcd", etcd]
+        elif self.etcd is not None:
             arguments += ["--etcd", self.etcd.endpoint]
         elif self.nodes:
             arguments += ["--etcd", self.nodes[0].etcd_socket()]
@@ -233,8 +242,8 @@ class LocalCluster:
         self.nodes.append(node)
         return node
 
-    def start_node(self, *options: str, cpus: int = 32) -> Node:
-        return self.new_node(*options, cpus=cpus).start()
+    def start_node(self, *options: str, cpus: int = 32, etcd: str = "") -> Node:
+        return self.new_node(*options, cpus=cpus, etcd=etcd).start()
 
     @property
     def node(self) -> Node:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from serve_rt.model.cluster import Cluster, DeploymentMemory, LeaderRecord, MetaRecord, RolloutPhase
+from serve_rt.model.cluster import Absence, Cluster, DeploymentMemory, LeaderRecord, MetaRecord, RolloutPhase
 from serve_rt.model.ids import AppName, BlobDigest, DeploymentKey, DeploymentName, NodeId, ReplicaId, VersionId
 from serve_rt.model.node import NodeRecord
 from serve_rt.model.proxies import ProxyLocation, ProxyRecord
@@ -104,7 +104,8 @@ def test_a_node_that_holds_replicas_is_gone_since_it_left_also_over_a_new_listin
     assert fold.cluster.gone_since == {"n": 5.0}
     listed = [change for change in everything() if change.path != "nodes/n"]
     assert fold.restart(listed, 13, now=9.0).gone_since == {"n": 5.0}
-    assert not fold.apply([put("nodes/n", NODE)], 14, now=10.0).gone_since
+    back = fold.apply([put("nodes/n", NODE)], 14, now=10.0)
+    assert not back.gone_since and back.absences == {"n": Absence(5.0, 10.0)}
     fold.apply([Change(f"assign/n/{REPLICA}", None), Change(f"observed/n/{REPLICA}", None)], 15, now=11.0)
     assert not fold.apply([Change("nodes/n", None)], 16, now=12.0).gone_since, "a node without replicas just left"
 
