@@ -16,12 +16,13 @@ from typing import Any
 import grpc.aio
 
 from serve_rt.aio import Clock
+from serve_rt.controller.swapping import MAX_TOGETHER, Change, Swapping
 from serve_rt.controller.validate import check_application, check_prefix_is_free, checked_mark
-from serve_rt.errors import ConfigError, ConflictError, NotFoundError, NotLeaderError
+from serve_rt.errors import ConfigError, NotFoundError, NotLeaderError
 from serve_rt.etcd.contract import EtcdStore
 from serve_rt.etcd.election import Leadership
 from serve_rt.etcd.keys import Keys
-from serve_rt.etcd.values import Delete, Put, absent, modified_at
+from serve_rt.etcd.values import Delete, Put
 from serve_rt.model.application import version_before
 from serve_rt.model.capacity import is_rising, while_rising
 from serve_rt.model.cluster import Cluster, Versioned
@@ -35,13 +36,8 @@ from serve_rt.wire.records import decode, encode
 
 log = logging.getLogger(__name__)
 KEPT_DEPLOY_IDS = 16
-SWAP_ATTEMPTS = 5
-SHOWN_LIMIT_S = 5.0
 SALT = "~"
 """`<digest>~<salt>`: a forced redeploy of the same code is a version of its own."""
-
-Change = Callable[[Versioned[ApplicationSpec] | None], ApplicationSpec | None]
-"""The record as it is → as it shall be; None: it stays."""
 
 
 class ControllerService:
@@ -49,6 +45,7 @@ class ControllerService:
 
     def __init__(self, store: EtcdStore, keys: Keys, mirror: Mirror, clock: Clock) -> None:
         self._store, self._keys, self._mirror, self._clock = store, keys, mirror, clock
+        self._swapping = Swapping(store, keys, mirror)
         self._one_at_a_time = asyncio.Lock()
         self.leadership: Leadership | None = None
         self.scaling: Callable[[AppName | None], ScalingOverview] | None = None
@@ -64,27 +61,25 @@ class ControllerService:
             check_application(spec, len(record))
         check_together(asked)
         async with self._one_at_a_time:
-            await self._shown(self._leading().epoch)
+            await self._swapping.shown(self._leading().epoch)
             together = {*(one.name for one in asked), *map(AppName, request.gone)}
             for spec in asked:
                 self._check_prefix(spec, together)
-            revision = 0
-            for spec in asked:
-                revision = await self._swap(
-                    spec.name, partial(self._deployed, asked=spec, force=request.force, together=together)
-                )
-            for app in request.gone:
-                revision = max(revision, await self._swap(AppName(app), _deleted))
+            changes: dict[AppName, Change] = {
+                spec.name: partial(self._deployed, asked=spec, force=request.force, together=together) for spec in asked
+            }
+            changes |= {AppName(app): _deleted for app in request.gone}
+            revision = await self._swapping.swap(self._leading, changes)
         return pb.ChangeReply(deploy_id=asked[0].deploy_id, revision=revision)
 
     async def delete(self, request: pb.DeleteRequest, _context: grpc.aio.ServicerContext[Any, Any]) -> pb.ChangeReply:
         self._leading()
         async with self._one_at_a_time:
-            await self._shown(self._leading().epoch)
+            await self._swapping.shown(self._leading().epoch)
             apps = [AppName(request.app)] if request.app else sorted(self._mirror.cluster.apps)
             revision = self._mirror.cluster.revision
-            for app in apps:
-                revision = max(revision, await self._swap(app, _deleted))
+            for some in _in_parts(apps):
+                revision = max(revision, await self._swapping.swap(self._leading, dict.fromkeys(some, _deleted)))
         return pb.ChangeReply(deploy_id=request.deploy_id, revision=revision)
 
     async def rollback(
@@ -94,7 +89,7 @@ class ControllerService:
         self._leading()
         app = AppName(request.app)
         async with self._one_at_a_time:
-            await self._shown(self._leading().epoch)
+            await self._swapping.shown(self._leading().epoch)
             stands = self._mirror.cluster.apps.get(app)
             if stands is not None and stands.value.deploy_id == request.deploy_id:  # asked again
                 return _rolled_back(stands.value, stands.mod_revision)
@@ -108,7 +103,7 @@ class ControllerService:
                 written[0] = self._deployed(now, asked, force=False, as_is=True) or now.value
                 return written[0] if written[0] is not now.value else None
 
-            revision = await self._swap(app, change)
+            revision = await self._swapping.swap(self._leading, {app: change})
         return _rolled_back(written[0], revision)
 
     async def autoscaling(
@@ -127,7 +122,7 @@ class ControllerService:
         """*Errors*: NotFoundError naming the nodes there are; ConfigError for a mark that makes no sense there."""
         self._leading()
         async with self._one_at_a_time:
-            await self._shown(self._leading().epoch)
+            await self._swapping.shown(self._leading().epoch)
             node, mark = NodeId(request.node_id), checked_mark(self._mirror.cluster, request.node_id, request.mark)
             if self._mirror.cluster.mark(node) is mark:
                 return pb.ChangeReply(revision=self._mirror.cluster.revision)
@@ -136,7 +131,7 @@ class ControllerService:
             gone = mark is NodeMark.SCHEDULABLE
             written = await self._leading().write([Delete(key) if gone else Put(key, encode(record))])
             log.info("node %s is %s", node, mark.value, extra={"action": "node_marked", "node": node})
-            await self._shown(written.revision)
+            await self._swapping.shown(written.revision)
         return pb.ChangeReply(revision=written.revision)
 
     # --- the swap -------------------------------------------------------------------------------------------------
@@ -150,28 +145,6 @@ class ControllerService:
                 address=leader.address if leader is not None else "",
             )
         return self.leadership
-
-    async def _swap(self, app: AppName, change: Change) -> int:
-        """Replace the record by what `change` makes of it; the revision of the record that then stands."""
-        key = self._keys.app(app)
-        for _ in range(SWAP_ATTEMPTS):
-            found = await self._store.get(key)
-            now = None
-            if found is not None:
-                now = Versioned(decode(found.value, ApplicationSpec, source=key), found.mod_revision)
-            wanted = change(now)
-            if wanted is None:
-                return now.mod_revision if now is not None else self._mirror.cluster.revision
-            compare = modified_at(key, now.mod_revision) if now is not None else absent(key)
-            written = await self._leading().write([Put(key, encode(wanted))], [compare])
-            if written.succeeded:
-                await self._shown(written.revision)
-                return written.revision
-        raise ConflictError(f"application {app!r} is being changed by others all the time; try again")
-
-    async def _shown(self, revision: int) -> None:
-        """The next change must see this one, or it could take the same prefix."""
-        await self._mirror.wait_for(lambda cluster: cluster.revision >= revision, SHOWN_LIMIT_S)
 
     def _check_prefix(self, asked: ApplicationSpec, together: Collection[AppName]) -> None:
         """`together`: applications of the same request, whose prefixes change with it."""
@@ -219,6 +192,10 @@ def _prefix_holders(cluster: Cluster) -> Iterator[ApplicationSpec]:
         serving = cluster.serving(name)
         if serving is not None and serving.route_prefix != app.value.route_prefix:
             yield serving
+
+
+def _in_parts(apps: Sequence[AppName]) -> Iterator[Sequence[AppName]]:
+    return (apps[start : start + MAX_TOGETHER] for start in range(0, len(apps), MAX_TOGETHER))
 
 
 def _deleted(now: Versioned[ApplicationSpec] | None) -> ApplicationSpec | None:

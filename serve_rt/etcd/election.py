@@ -136,6 +136,8 @@ class Leadership:
         fence = created_at(self._key, self.epoch)
         result = await self._store.txn([fence, *compares], then, [self._key, *read_on_failure])
         if result.succeeded:
+            for kind in {kind_of(op.key) for op in then}:
+                reached(f"leader.wrote.{kind}")
             return result
         if not any(self._is_ours(kv) for kv in result.found):
             self.lost.set()

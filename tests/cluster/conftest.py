@@ -34,7 +34,7 @@ def cluster_of(request: pytest.FixtureRequest) -> Iterator[ClusterFactory]:
     def make(
         nodes: int = 1, *options: str, external_etcd: bool = False, disable: str = "", **test_env: str
     ) -> LocalCluster:
-        cluster = LocalCluster(external_etcd=external_etcd, disable=disable, **test_env)
+        cluster = LocalCluster(external_etcd=external_etcd, disable=disable, test_env=test_env)
         clusters.append(cluster)
         for _ in range(nodes):
             cluster.start_node(*options)

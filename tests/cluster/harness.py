@@ -199,14 +199,15 @@ class LocalCluster:
     """*Resources*: the creator calls `close()`."""
 
     def __init__(
-        self, *, external_etcd: bool = False, disable: str = "", hide_gpus: bool = True, **test_env: str
-    ) -> None:
+        self, *, external_etcd: bool = False, disable: str = "", hide_gpus: bool = True,
+        test_env: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
         """`test_env`: more switches for tests, by the end of their names (WAITS, FAIL)."""
         self.folder = Path(tempfile.mkdtemp(prefix="srt-", dir="/tmp"))
         self.nodes: list[Node] = []
         self.etcd = EtcdServer().start() if external_etcd else None
         self._disable = disable
-        self._test_env = {f"SERVE_TEST_{name}": value for name, value in test_env.items()}
+        self._test_env = {f"SERVE_TEST_{name}": value for name, value in (test_env or {}).items()}
         self._hide_gpus = hide_gpus
         self._app_folder = self.folder / "user"
         self._app_folder.mkdir()

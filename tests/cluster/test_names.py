@@ -5,9 +5,12 @@ from __future__ import annotations
 import itertools
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from tests.cluster.conftest import ClusterFactory
+from tests.cluster.etcd_server import EtcdServer
 from tests.cluster.harness import LocalCluster
 from tests.cluster.processes import eventually
 
@@ -66,6 +69,40 @@ applications:
   route_prefix: /two
   import_path: apps:ONE
 """
+
+
+def test_a_file_is_whole_whenever_its_leader_dies(cluster_of: ClusterFactory, tmp_path: Path) -> None:
+    """Killed just before its write and just after it, with its answer untold: all applications of the file or none,
+    and the next leader ends it under the same deploy id."""
+    before, after = tmp_path / "before", tmp_path / "after"
+    fail = f"leader.write.apps=kill?{before},leader.wrote.apps=kill?{after}"
+    cluster = cluster_of(1, external_etcd=True, WAITS="leader_lease_s=2", FAIL=fail)
+    assert cluster.etcd is not None
+    etcd = cluster.etcd
+    Path(cluster.folder, "user", "app.yaml").write_text(CONFIG.format(replicas=1))
+    for trigger, written in ((before, set()), (after, {"one", "two"})):
+        trigger.touch()
+        with ThreadPoolExecutor(1) as pool:
+            deploying = pool.submit(cluster.cli, "deploy", "app.yaml")
+            eventually(partial(_is_gone, trigger), 20, "the leader is killed")
+            half_way = _deploy_ids(etcd)
+            assert half_way.keys() == written
+            done = deploying.result(60)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert half_way.items() <= _deploy_ids(etcd).items(), "what was written is not written again"
+        cluster.await_replicas(1, app="two")
+        assert cluster.cli("delete", "one").returncode == cluster.cli("delete", "two").returncode == 0
+        eventually(lambda: not _deploy_ids(etcd), 20, "all is deleted")
+
+
+def _is_gone(path: Path) -> bool:
+    return not path.exists()
+
+
+def _deploy_ids(etcd: EtcdServer) -> dict[str, str]:
+    """By application."""
+    records = etcd.get("/serve-rt/default/apps/")
+    return {key.rpartition("/")[2]: json.loads(text)["deploy_id"] for key, text in records.items()}
 
 
 def test_a_file_is_deployed_as_a_whole_or_not_at_all(cluster_of: ClusterFactory) -> None:

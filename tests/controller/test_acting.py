@@ -107,6 +107,18 @@ async def test_the_same_deploy_id_gets_the_first_outcome_and_undoes_nothing(tmp_
         assert stage.mirror.cluster.apps[AppName("hello")].value.deployments[0].version == "v2"
 
 
+async def test_applications_of_one_request_are_written_at_one_moment(tmp_path: Path) -> None:
+    async with on_fake(tmp_path) as stage:
+        await stage.candidate()
+        apps = [application(name, deployment_spec(), deploy_id="one") for name in ("a", "b", "c")]
+        told = await stage.deploy_together(*apps)
+        assert [stage.mirror.cluster.apps[app.name].mod_revision for app in apps] == [told.revision] * 3
+        assert (await stage.deploy_together(*apps)).revision == told.revision, "the same ids: the first outcome"
+        with pytest.raises(ConfigError, match="121 applications in one request"):
+            await stage.deploy_together(*(application(f"x{n}", deployment_spec()) for n in range(121)))
+        assert len(stage.mirror.cluster.apps) == 3
+
+
 async def test_one_of_two_apps_gets_the_prefix(tmp_path: Path) -> None:
     async with on_fake(tmp_path) as stage:
         await stage.candidate()
