@@ -166,7 +166,8 @@ class AgentService:
         if not request.gather:
             return pb.NodeMetricsReply()
         asked = [keeper.metrics(REPLICA_TIMEOUT_S) for keeper in self._supervisor.keepers()]
-        return pb.NodeMetricsReply(text=await self._metrics.page(asked, now))
+        leading = self._leader.metrics(self._node.node_id, REPLICA_TIMEOUT_S)
+        return pb.NodeMetricsReply(text=await self._metrics.page([leading, *asked], now))
 
     # --- blobs ----------------------------------------------------------------------------------------------------
 

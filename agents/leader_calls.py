@@ -15,6 +15,7 @@ import grpc.aio
 from serve_rt.credentials import ClusterToken, control_channel
 from serve_rt.errors import DeadlineExceededError, NotLeaderError, ServeException, UnavailableError
 from serve_rt.model.cluster import LeaderRecord
+from serve_rt.model.ids import NodeId
 from serve_rt.pb import control_pb2 as pb
 from serve_rt.store.mirror import Mirror
 from serve_rt.wire.errors import from_rpc_error
@@ -49,6 +50,19 @@ class LeaderCalls:
             if asyncio.get_running_loop().time() >= deadline:
                 raise UnavailableError(_no_leader(reason))
             await asyncio.sleep(_PAUSE_S)
+
+    async def metrics(self, node: NodeId, timeout_s: float) -> bytes:
+        """The page of the leader when it is on this node: it stands on one page of the cluster; else empty."""
+        leader = self._mirror.cluster.leader
+        if leader is None or leader.node_id != node:
+            return b""
+        try:
+            async with asyncio.timeout(timeout_s):
+                reply = await self._call(leader.address, "Metrics", pb.NodeMetricsRequest())
+        except (ServeException, TimeoutError):  # it ends, or is of a version that has no such page
+            return b""
+        text: bytes = reply.text
+        return text
 
     async def _leader(self, deadline: float, reason: str) -> LeaderRecord:
         try:

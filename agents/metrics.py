@@ -29,7 +29,8 @@ class MetricsBook:
         if reporter and known and len(text) <= MAX_PAGE_BYTES:
             self._pages[reporter] = (now, text)
 
-    async def page(self, replicas: Iterable[Awaitable[bytes]], now: float) -> bytes:
+    async def page(self, others: Iterable[Awaitable[bytes]], now: float) -> bytes:
+        """`others`: the leader, when it is here, and the replicas."""
         told = [text for at, text in self._pages.values() if now - at < SILENT_S]
-        asked = await asyncio.gather(*replicas)
+        asked = await asyncio.gather(*others)
         return join([*told, *asked])

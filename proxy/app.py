@@ -44,7 +44,8 @@ class ProxyApp:
         self.metrics: WorkerMetrics | None = None
         self._routers, self._age, self._root_path = routers, age, root_path.rstrip("/")
         self._forward = Forward(routers, limits, timeout_s)
-        self._websocket = WebSocketForward(routers, limits)
+        self._websocket = WebSocketForward(routers, limits, self._forward.counts)
+        self._unrouted = 0
 
     def update(self, table: RouteTable) -> None:
         """The feed's table: routers first, so that replicas are being dialed when a request looks for one."""
@@ -77,7 +78,10 @@ class ProxyApp:
         if scope["type"] == "websocket":
             await self._websocket(target, scope, receive, send)
         elif target is None:
-            await respond(send, scope, not_found(path) if self._routers.table is not None else _NO_TABLE, b"")
+            self._unrouted += 1
+            no_table = self._routers.table is None
+            self._forward.counts.add(("", "", scope["method"], "503" if no_table else "404"), 0.0)
+            await respond(send, scope, _NO_TABLE if no_table else not_found(path), b"")
         else:
             await self._forward(target, scope, receive, send)
 
@@ -103,8 +107,12 @@ class ProxyApp:
 
     def measure(self, worker: str) -> WorkerMetrics:
         """Serve metrics from now on; the caller starts and closes what it gets."""
-        self.metrics = WorkerMetrics(worker, self._forward.counts, lambda: self._forward.requests, self._routers)
+        self.metrics = WorkerMetrics(worker, self._forward.counts, self._begun, self._routers)
         return self.metrics
+
+    def _begun(self) -> int:
+        """As many as are in the counts, and those that have not ended."""
+        return self._forward.requests + self._websocket.requests + self._unrouted
 
     def counters(self) -> dict[str, int]:
         """Of this worker alone; which one answers is the kernel's choice."""

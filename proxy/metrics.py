@@ -56,7 +56,7 @@ class WorkerMetrics:
         requests, errors = Counter[Labels](), Counter[Labels]()
         for key, series in list(self._counts.series.items()):
             requests[(*key, self._worker)] += series.count
-            if not key[-1].startswith(("1", "2", "3")):
+            if _failed(key[-1]):
                 errors[(*key, self._worker)] += series.count
         mine = (self._worker,)
         deployed = ("application", "deployment", "worker")
@@ -64,7 +64,12 @@ class WorkerMetrics:
         return text_of(
             [
                 counter("serve_num_http_requests", "The number of HTTP requests processed.", _REQUEST, requests),
-                counter("serve_num_http_error_requests", "Answers of 400 and above.", _REQUEST, errors),
+                counter(
+                    "serve_num_http_error_requests",
+                    "Answers of 400 and above, WebSockets cut.",
+                    _REQUEST,
+                    errors,
+                ),
                 latency(
                     "serve_http_request_latency_ms",
                     "The end-to-end latency of HTTP requests, from the proxy.",
@@ -128,3 +133,8 @@ class WorkerMetrics:
         channel, self._channel = self._channel, None
         if channel is not None:
             await channel.close()
+
+
+def _failed(status: str) -> bool:
+    """An HTTP status, or the code a WebSocket was closed with (1005: the client gave none)."""
+    return status not in ("1000", "1001", "1005") if len(status) == 4 else not status.startswith(("1", "2", "3"))

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from serve_rt.errors import ConfigError, ServeException
+from serve_rt.observe.request_counts import RequestCounts
 from serve_rt.pb import stream_pb2 as pb
 from serve_rt.proxy.answers import Answer, answer_for, not_found
 from serve_rt.proxy.headers import RequestHeaders, read_headers, response_headers
@@ -31,15 +33,40 @@ LAST_WORDS_S = 10.0
 _GOING_AWAY, _INTERNAL_ERROR = 1001, 1011
 
 
+METHOD = "WEBSOCKET"
+"""What metrics show in place of an HTTP method."""
+
+
+class _Outcome:
+    """The status of the refusal, or the code of the close."""
+
+    __slots__ = ("status",)
+
+    def __init__(self) -> None:
+        self.status = _INTERNAL_ERROR
+
+
 class WebSocketForward:
-    def __init__(self, routers: Routers, limits: Limits) -> None:
-        self._routers, self._limits = routers, limits
+    def __init__(self, routers: Routers, limits: Limits, counts: RequestCounts) -> None:
+        self.requests = 0
+        self._routers, self._limits, self._counts = routers, limits, counts
         self._ids = RequestIds()
 
     async def __call__(self, target: Target | None, scope: Scope, receive: Receive, send: Send) -> None:
+        self.requests += 1
+        began_s, outcome = time.monotonic(), _Outcome()
+        try:
+            await self._serve(target, scope, receive, send, outcome)
+        finally:
+            app, prefix = (target.app.name, target.prefix) if target is not None else ("", "")
+            self._counts.add((app, prefix, METHOD, str(outcome.status)), time.monotonic() - began_s)
+
+    async def _serve(
+        self, target: Target | None, scope: Scope, receive: Receive, send: Send, outcome: _Outcome
+    ) -> None:
         await receive()  # websocket.connect
         if target is None:
-            await _deny(send, not_found(scope["path"]))
+            await _deny(send, not_found(scope["path"]), outcome)
             return
         request_id = ""
         try:
@@ -59,32 +86,35 @@ class WebSocketForward:
             )
             exchange = await self._routers.router(target.key).send(request)
         except ConfigError as error:
-            await _deny(send, Answer(400, str(error)))
+            await _deny(send, Answer(400, str(error)), outcome)
             return
         except ServeException as error:
-            await _deny(send, answer_for(error, request_id, None))
+            await _deny(send, answer_for(error, request_id, None), outcome)
             return
-        await self._relay(exchange, receive, send, request_id)
+        await self._relay(exchange, receive, send, request_id, outcome)
 
-    async def _relay(self, exchange: Exchange, receive: Receive, send: Send, request_id: str) -> None:
-        upward = asyncio.create_task(self._upward(exchange, receive), name="websocket up")
+    async def _relay(
+        self, exchange: Exchange, receive: Receive, send: Send, request_id: str, outcome: _Outcome
+    ) -> None:
+        upward = asyncio.create_task(self._upward(exchange, receive, outcome), name="websocket up")
         try:
-            await _downward(exchange, send, request_id)
+            await _downward(exchange, send, request_id, outcome)
         except asyncio.CancelledError:
-            pass  # the proxy ends
+            outcome.status = _GOING_AWAY  # the proxy ends
         except ServeException as error:
             log.warning("websocket failed: %s", error, extra={"action": "request_failed", "request_id": request_id})
-            await _close_after(error, exchange, send, request_id)
+            await _close_after(error, exchange, send, request_id, outcome)
         finally:
             exchange.cancel("the WebSocket is over")
             upward.cancel()
             await asyncio.gather(upward, return_exceptions=True)
 
-    async def _upward(self, exchange: Exchange, receive: Receive) -> None:
+    async def _upward(self, exchange: Exchange, receive: Receive, outcome: _Outcome) -> None:
         while True:
             message = await receive()
             if message["type"] == "websocket.disconnect":
                 code, reason = message.get("code") or 1005, message.get("reason") or ""
+                outcome.status = code
                 exchange.send(b"", end=True, kind=pb.DATA_KIND_WS_CLOSE, code=code, reason=reason)
                 await asyncio.sleep(LAST_WORDS_S)
                 exchange.cancel("the client left")
@@ -124,12 +154,13 @@ def _http_head(scope: Scope, target: Target, headers: RequestHeaders, request_id
     )
 
 
-async def _downward(exchange: Exchange, send: Send, request_id: str) -> None:
+async def _downward(exchange: Exchange, send: Send, request_id: str, outcome: _Outcome) -> None:
     head = await exchange.read()
     if not isinstance(head, pb.Head):
         raise ServeException("the replica answered a WebSocket without a head")
     headers = response_headers(head.headers, request_id.encode("latin-1", "replace"))
     if head.status != 101:
+        outcome.status = head.status
         await _relay_denial(exchange, head, headers, send)
         return
     await send({"type": "websocket.accept", "subprotocol": head.subprotocol or None, "headers": headers})
@@ -140,8 +171,11 @@ async def _downward(exchange: Exchange, send: Send, request_id: str) -> None:
         elif part.kind == pb.DATA_KIND_WS_BINARY:
             await send({"type": "websocket.send", "bytes": part.payload})
         elif part.kind == pb.DATA_KIND_WS_CLOSE:
+            outcome.status = part.code or 1000
             await send({"type": "websocket.close", "code": part.code or 1000, "reason": part.reason})
             return
+    if outcome.status == _INTERNAL_ERROR:  # neither side has closed it: the application has just ended
+        outcome.status = 1000
 
 
 async def _relay_denial(exchange: Exchange, head: pb.Head, headers: list[tuple[bytes, bytes]], send: Send) -> None:
@@ -155,16 +189,20 @@ async def _relay_denial(exchange: Exchange, head: pb.Head, headers: list[tuple[b
     await send({"type": "websocket.http.response.body", "body": body})
 
 
-async def _deny(send: Send, answer: Answer) -> None:
+async def _deny(send: Send, answer: Answer, outcome: _Outcome) -> None:
+    outcome.status = answer.status
     await send({"type": "websocket.http.response.start", "status": answer.status, "headers": answer.headers(b"")})
     await send({"type": "websocket.http.response.body", "body": answer.body.encode()})
 
 
-async def _close_after(error: ServeException, exchange: Exchange, send: Send, request_id: str) -> None:
+async def _close_after(
+    error: ServeException, exchange: Exchange, send: Send, request_id: str, outcome: _Outcome
+) -> None:
     try:
         if exchange.answer_began:
+            outcome.status = _INTERNAL_ERROR
             await send({"type": "websocket.close", "code": _INTERNAL_ERROR, "reason": ""})
         else:
-            await _deny(send, answer_for(error, request_id, None))
+            await _deny(send, answer_for(error, request_id, None), outcome)
     except Exception as late:  # uvicorn raises whatever it likes when the client has left meanwhile
         log.debug("websocket was gone: %s", late)

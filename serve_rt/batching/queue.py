@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from serve_rt.batching import measured
 from serve_rt.batching.items import Item
 from serve_rt.batching.settings import BatchSettings
 from serve_rt.context import RequestContext, current_request
@@ -47,6 +48,12 @@ class BatchQueue:
         """With a batch_size_fn: how many items from the head are known to fit together."""
         self._timer: asyncio.Handle | None = None
         self.running: dict[asyncio.Task[None], Batch] = {}
+        self.name = str(getattr(function, "__name__", type(function).__name__))
+        measured.watch(self)
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
 
     @property
     def idle(self) -> bool:
@@ -163,11 +170,15 @@ class BatchQueue:
         context = contextvars.copy_context()
         context.run(_enter, items)
         task = self._loop.create_task(self._run(items), name="serve batch", context=context)
-        self.running[task] = Batch(tuple(items), self._loop.time())
+        now = self._loop.time()
+        self.running[task] = Batch(tuple(items), now)
+        measured.started(self.name, [now - item.arrived for item in items], self._settings.max_batch_size)
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        items = self.running.pop(task).items
+        batch = self.running.pop(task)
+        items = batch.items
+        measured.ended(self.name, self._loop.time() - batch.started)
         if task.cancelled():  # before its first step, when not even its own except clause was reached
             for item in items:
                 item.fail(ServeException("the batch was cancelled"))

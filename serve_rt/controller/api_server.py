@@ -49,7 +49,8 @@ class ControllerService:
         self._one_at_a_time = asyncio.Lock()
         self.leadership: Leadership | None = None
         self.scaling: Callable[[AppName | None], ScalingOverview] | None = None
-        """Both are set by `main` for the time of a term."""
+        self.metrics_page: Callable[[], Callable[[], bytes]] | None = None
+        """All three are set by `main` for the time of a term."""
 
     # --- RPCs -----------------------------------------------------------------------------------------------------
 
@@ -115,6 +116,13 @@ class ControllerService:
             raise NotFoundError(f"there is no application {request.app!r}")
         overview = self.scaling(AppName(request.app) if request.app else None) if self.scaling else ScalingOverview()
         return pb.AutoscalingReply(overview=encode(overview))
+
+    async def metrics(
+        self, _request: pb.NodeMetricsRequest, _context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.NodeMetricsReply:
+        self._leading()
+        make = self.metrics_page() if self.metrics_page else bytes
+        return pb.NodeMetricsReply(text=await asyncio.to_thread(make))
 
     async def mark_node(
         self, request: pb.MarkNodeRequest, _context: grpc.aio.ServicerContext[Any, Any]

@@ -14,11 +14,13 @@ import logging
 import secrets
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from serve_rt.aio import Clock, cancel_and_wait
 from serve_rt.config.protections import Protection, enabled
 from serve_rt.controller.apply import apply
 from serve_rt.controller.demand import all_tallies
+from serve_rt.controller.exposition import Work, page
 from serve_rt.controller.plan import Action, Plan, PublishRoute, SaveDeployment, describe
 from serve_rt.controller.policies import Policies
 from serve_rt.controller.push import Pusher
@@ -70,6 +72,7 @@ class ControlLoop:
         """Registrations whose proof that the store went back was acted upon."""
         self._said: tuple[str, ...] = ()
         self._busy_passes = 0
+        self.work = Work()
         self._tallies: dict[DeploymentKey, dict[VersionId, Tally]] = {}
         """As the last pass has seen them."""
 
@@ -92,6 +95,11 @@ class ControlLoop:
             )  # at once: a deposed leader must not finish what it began
             await self._pusher.close()
 
+    def metrics(self) -> Callable[[], bytes]:
+        """What makes the page of this moment, off the loop."""
+        cluster = self._mirror.cluster
+        return partial(page, cluster, self._scaling.overview(cluster), self.work, self._clock.wall())
+
     def scaling_overview(self, app: AppName | None) -> ScalingOverview:
         return self._scaling.overview(self._mirror.cluster, app)
 
@@ -106,13 +114,16 @@ class ControlLoop:
         await self._hear_the_agents()
         while True:
             self._wake.clear()
+            began = self._clock.monotonic()
             try:
                 wait_s = await self._pass()
             except EtcdUnavailableError as error:
                 log.warning("the store is away, nothing is decided: %s", error, extra={"action": "store_away"})
                 await self._clock.sleep(STORE_AWAY_RETRY_S)
             else:
+                ended = self._clock.monotonic()
                 await self._sleep(wait_s)
+                self.work = Work(self.work.passes + 1, ended - began, self._clock.monotonic() - ended)
 
     async def _hear_the_agents(self) -> None:
         """What agents report comes before what we decide: they know what runs, the store may be behind."""

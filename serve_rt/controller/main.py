@@ -92,10 +92,11 @@ async def serve_candidate(
     async def lead(leadership: Leadership) -> None:
         loop = ControlLoop(mirror, keys, leadership, token, settings, clock)
         service.leadership, service.scaling = leadership, loop.scaling_overview
+        service.metrics_page = loop.metrics
         try:
             await loop.run()
         finally:
-            service.leadership = service.scaling = None
+            service.leadership = service.scaling = service.metrics_page = None
 
     log.info("candidate", extra={"action": "candidate", "address": record.address})
     standing = stand_for_ever(store, keys, record, settings.lease_s, lead, clock)

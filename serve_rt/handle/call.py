@@ -99,6 +99,8 @@ class Call:
         if self._cancelled:  # cancel() came before the loop saw the call
             self._sink.fail(RequestCancelledError(self.request_id))
             return
+        calls = self._runtime.calls
+        calls[self.key] = calls.get(self.key, 0) + 1
         try:
             self._exchange = self._open_at_once()
         except Exception as error:  # whatever it is, the caller gets it

@@ -76,6 +76,8 @@ class HandleRuntime:
         # Not the caller's: streams opened by the first call live on, and would keep its request's context with them.
         self._context = Context()
         self._lines: dict[DeploymentKey, asyncio.Semaphore] = {}
+        self.calls: dict[DeploymentKey, int] = {}
+        """How many were made, by the deployment that was called; on the loop only."""
 
     def line(self, key: DeploymentKey) -> asyncio.Semaphore:
         """Bounds how many calls of one deployment wait for a slot in its router; on the loop only."""
@@ -116,11 +118,13 @@ class HandleRuntime:
 
     def in_flight(self) -> tuple[int, int]:
         """Calls of this process's handles that wait for a slot, and that hold one; on the loop only."""
-        routes = self.routes_at_hand()
-        if routes is None:
-            return 0, 0
-        counts = routes.demand().values()
+        counts = self.demand().values()
         return sum(queued for queued, _ in counts), sum(ongoing for _, ongoing in counts)
+
+    def demand(self) -> Mapping[DeploymentKey, tuple[int, int]]:
+        """The same by deployment, for those that have any; on the loop only."""
+        routes = self.routes_at_hand()
+        return routes.demand() if routes is not None else {}
 
     def replicas_of(self, key: DeploymentKey) -> int:
         """How many the routes name now, from any thread; 0 before they are opened."""

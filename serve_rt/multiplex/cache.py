@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
@@ -19,6 +20,7 @@ from typing import Any
 
 from serve_rt.context import current_request
 from serve_rt.errors import ServeException
+from serve_rt.multiplex import measured
 from serve_rt.multiplex.held import held
 
 log = logging.getLogger(__name__)
@@ -52,6 +54,7 @@ class ModelCache:
 
     async def get(self, model_id: str) -> Any:
         """*Errors*: what the loader raises; ServeException when no model gets out of use within ROOM_TIMEOUT_S."""
+        measured.asked()
         while (place := self._places.get(model_id)) is None:
             if await self._made_room(model_id):
                 place = self._start_load(model_id)
@@ -68,12 +71,15 @@ class ModelCache:
         held.tell(self, self.model_ids())
         loading = asyncio.ensure_future(self._load(model_id))
         self._loading.add(loading)
-        loading.add_done_callback(lambda loaded: self._loaded(model_id, place, loaded))
+        began = time.monotonic()
+        loading.add_done_callback(lambda loaded: self._loaded(model_id, place, loaded, time.monotonic() - began))
         return place
 
-    def _loaded(self, model_id: str, place: _Place, loaded: asyncio.Future[Any]) -> None:
+    def _loaded(self, model_id: str, place: _Place, loaded: asyncio.Future[Any], took_s: float) -> None:
         self._loading.discard(loaded)
         failed = loaded.cancelled() or loaded.exception() is not None
+        if not failed:
+            measured.loaded(took_s)
         if failed and self._places.get(model_id) is place:
             del self._places[model_id]  # the next one who asks tries again
             held.tell(self, self.model_ids())
@@ -150,8 +156,10 @@ def _wake(loop: asyncio.AbstractEventLoop, room: asyncio.Event) -> None:
 async def _unload(model: Any) -> None:
     """Call the model's own `__del__`, as Ray does. What it raises is logged: the request that wants the place of this
     model has no part in it."""
+    began = time.monotonic()
     last_words = getattr(type(model), "__del__", None)
     if last_words is None:
+        measured.unloaded(0.0)
         return
     try:
         said = last_words(model) if inspect.iscoroutinefunction(last_words) else None
@@ -162,6 +170,7 @@ async def _unload(model: Any) -> None:
     except Exception:  # user code
         log.exception("__del__ of a %s failed", type(model).__name__, extra={"action": "model_not_unloaded"})
     finally:
+        measured.unloaded(time.monotonic() - began)
         # Python would call it a second time when the last reference goes; a model that allows it is told once.
         try:
             model.__class__ = type(type(model).__name__, (type(model),), {"__del__": lambda self: None})

@@ -12,6 +12,7 @@ import math
 import numbers
 from collections.abc import Mapping
 
+from serve_rt.observe.measures import Measure, measures
 from serve_rt.replica.failures import sentence
 from serve_rt.replica.hooks import run_hook
 from serve_rt.replica.user_code import UserCode
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 EVERY_S = 0.5
 LIMIT_S = 10.0
 MAX_STATS = 64
+_FAILED = Measure("serve_record_autoscaling_stats_failed", "Failures of record_autoscaling_stats.", ("exception_name",))
 
 
 class AutoscalingStats:
@@ -38,6 +40,7 @@ class AutoscalingStats:
                 try:
                     self.latest = checked(await run_hook(user_loop, hook, timeout_s=LIMIT_S))
                 except Exception as error:  # user code: told in the log
+                    measures.count(_FAILED, type(error).__name__)
                     self._tell(sentence(error))
             await asyncio.sleep(EVERY_S)
 

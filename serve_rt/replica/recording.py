@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from serve_rt.errors import ServeException
+from serve_rt.observe.measures import Measure, measures
 from serve_rt.replica.failures import sentence
 from serve_rt.replica.hooks import run_hook
 from serve_rt.replica.user_code import UserCode
@@ -19,6 +20,7 @@ from serve_rt.replica.user_loop import UserLoop
 
 log = logging.getLogger(__name__)
 _TIMEOUT_S = 30.0
+_FAILED = Measure("serve_routing_stats_error", "Failures of record_routing_stats.", ("error_type",))
 
 
 async def replica_metadata(code: UserCode, user_loop: UserLoop) -> Mapping[str, Any]:
@@ -54,6 +56,7 @@ class RoutingStats:
                 self.latest = await self._ask()
                 self._last_trouble = ""
             except Exception as error:  # user code: told once, and asked again
+                measures.count(_FAILED, "timeout" if isinstance(error, TimeoutError) else "exception")
                 self._tell(sentence(error))
 
     async def _ask(self) -> Mapping[str, Any]:

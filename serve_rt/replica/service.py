@@ -82,7 +82,9 @@ class ReplicaService:
         return pb.DumpStacksReply(text=stacks(loop.loop, loop.thread_id))
 
     async def metrics(self, _request: pb.MetricsRequest, _context: Context) -> pb.MetricsReply:
-        return pb.MetricsReply(text=await asyncio.to_thread(self._exposition.text))
+        return pb.MetricsReply(
+            text=await asyncio.to_thread(self._exposition.text, dict(self._calls.calls), self._calls.demand())
+        )
 
 
 def _to_pb(report: Report) -> pb.ReplicaReport:

@@ -24,6 +24,16 @@ class _Counting:
     def ping(self) -> str:
         return "pong"
 
+    @serve.batch(max_batch_size=4, batch_wait_timeout_s=0.01)
+    async def in_batches(self, numbers: list[int]) -> list[int]:
+        return numbers
+
+    async def batched(self) -> int:
+        return await self.in_batches(1)
+
+    async def through_a_handle(self) -> str:
+        return str(await serve.get_app_handle("shop").ping.remote())
+
     @serve.multiplexed
     async def model(self, model_id: str) -> str:
         return model_id

@@ -80,3 +80,31 @@ def test_one_page_for_the_node(own_cluster: str) -> None:  # noqa: F811
     assert value(page, "ray_serve_deployment_processing_latency_ms_count", **mine) == 25
     assert value(page, "ray_serve_replica_processing_queries", **mine) == 0
     assert value(page, "ray_serve_registered_multiplexed_model_id", model_id="m1", **mine) == 1
+
+    assert handle.batched.remote().result(timeout_s=10) == 1
+    assert handle.through_a_handle.remote().result(timeout_s=10) == "pong"
+    assert get(f"http://{own_cluster}/nowhere")[0] == 404
+    until(lambda: value(scrape(own_cluster), "ray_serve_batches_processed_total", application="shop") == 1)
+    _of_the_parts(scrape(own_cluster), mine)
+
+
+def _of_the_parts(page: Page, mine: dict[str, str]) -> None:
+    batches = {"function_name": "in_batches", **mine}
+    assert value(page, "ray_serve_actual_batch_size_sum", **batches) == 1
+    assert value(page, "ray_serve_batch_utilization_percent_sum", **batches) == 25
+    for name in ("batch_wait_time_ms", "batch_execution_time_ms"):
+        assert value(page, f"ray_serve_{name}_count", **batches) == 1
+    assert [number for labels, number in page["ray_serve_batch_queue_length"] if batches.items() <= labels.items()]
+    assert value(page, "ray_serve_multiplexed_models_load_counter_total", **mine) == 1
+    assert value(page, "ray_serve_multiplexed_get_model_requests_counter_total", **mine) == 1
+    assert value(page, "ray_serve_multiplexed_model_load_latency_ms_count", **mine) == 1
+    assert value(page, "ray_serve_handle_request_counter_total", **mine) == 1
+    assert value(page, "ray_serve_num_http_error_requests_total", status_code="404", route="", application="") == 1
+    assert value(page, "ray_serve_num_ongoing_http_requests") == 0
+    # Of the leader, which is on this node.
+    assert value(page, "ray_serve_application_status", application="shop") == 6
+    assert value(page, "ray_serve_deployment_status", **mine) == 6
+    assert value(page, "ray_serve_deployment_replica_healthy", **mine) == 2
+    assert value(page, "ray_serve_deployment_replica_restarts_total", **mine) == 0
+    assert value(page, "ray_serve_proxy_status", node_ip_address="127.0.0.1") == 2
+    assert value(page, "ray_serve_controller_num_control_loops") > 0
