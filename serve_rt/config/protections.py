@@ -20,6 +20,8 @@ class Protection(enum.Enum):
     """Controller writes compare the leader key; agents refuse lower epochs."""
     RETRY_RULE = "retry-rule"
     """A request that may have started is run again only if it is safe to run twice; unknown counts as started."""
+    OWN_DIR = "own-dir"
+    """A copy of a state dir whose processes live is not started on."""
     LEARN = "learn"
     """Launchers preload what constructors imported."""
     LOCAL_RESTART = "local-restart"

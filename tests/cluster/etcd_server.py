@@ -105,6 +105,10 @@ class EtcdServer:
         lines = output.splitlines()
         return [lines[index + 1] for index, line in enumerate(lines[:-1]) if line == "PUT"]
 
+    def rewrite(self, key: str, value: str) -> bool:
+        """Another value under the same lease; False when the key is gone."""
+        return self._ctl("put", "--ignore-lease", key, value).returncode == 0
+
     def _ctl(self, *arguments: str) -> subprocess.CompletedProcess[bytes]:
         command = [binary("etcdctl"), "--endpoints", self.endpoint, "--dial-timeout", "1s", "--command-timeout", "2s"]
         return subprocess.run([*command, *arguments], capture_output=True, env={"ETCDCTL_API": "3"})
