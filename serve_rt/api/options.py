@@ -85,7 +85,7 @@ def resolve(options: Given) -> DeploymentOptions:
         values["max_unavailable"] = max(1, int(options["rolling_update_percentage"] * fixed))
     guard: GuardConfig | None = options.get("guard_config")
     if "spread_over" in options:
-        values["spread_label"], values["spread_min_domains"] = options["spread_over"]
+        values["spread_label"], values["spread_min_domains"], values["spread_hard"] = options["spread_over"]
     user_config = options.get("user_config")
     return DeploymentOptions(
         num_replicas=fixed,
@@ -222,14 +222,24 @@ def _placement(name: str, value: Any) -> Any:
     raise ValueError(f"{name} must be one of {', '.join(Placement.__members__)}, got {value!r}.")
 
 
+_CROWD, _WAIT = "ScheduleAnyway", "DoNotSchedule"
+_SPREAD_KEYS = frozenset({"label", "min_domains", "when_unsatisfiable", "whenUnsatisfiable"})
+
+
 def _spread_over(name: str, value: Any) -> Any:
-    """A label, or {"label": ..., "min_domains": ...}."""
+    """A label, or {"label": ..., "min_domains": ..., "when_unsatisfiable": ...}; the last as Kubernetes has it."""
     given = {"label": value} if isinstance(value, str) else value
-    if not isinstance(given, Mapping) or not set(given) <= {"label", "min_domains"} or not given.get("label"):
-        raise ValueError(f"{name} must be a node label or {{'label': ..., 'min_domains': ...}}, got {value!r}.")
+    if not isinstance(given, Mapping) or not set(given) <= _SPREAD_KEYS or not given.get("label"):
+        raise ValueError(
+            f"{name} must be a node label or {{'label': ..., 'min_domains': ..., 'when_unsatisfiable': ...}}, "
+            f"got {value!r}."
+        )
     if not isinstance(given["label"], str):
         raise TypeError(f"{name}: label must be a string, got {given['label']!r}.")
-    return given["label"], _integer(1)(f"{name}: min_domains", given.get("min_domains", 1))
+    otherwise = given.get("when_unsatisfiable", given.get("whenUnsatisfiable", _CROWD))
+    if otherwise not in (_CROWD, _WAIT):
+        raise ValueError(f"{name}: when_unsatisfiable must be {_CROWD!r} or {_WAIT!r}, got {otherwise!r}.")
+    return given["label"], _integer(1)(f"{name}: min_domains", given.get("min_domains", 1)), otherwise == _WAIT
 
 
 def _flag(name: str, value: Any) -> Any:

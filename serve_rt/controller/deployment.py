@@ -230,8 +230,21 @@ class _Work:
         def first_to_go(m: Member) -> tuple[object, ...]:
             return (m.ready, m.replica_id not in replaced, -on_node[m.node_id], m.replica_id)
 
-        may_go = [m for m in self.groups.new if m.replica_id not in held]
-        return sorted(may_go, key=first_to_go)[: max(0, count - len(unsure))]
+        order = sorted((m for m in self.groups.new if m.replica_id not in held), key=first_to_go)
+        if self.memory.target.options.spread_label:  # the most crowded domain gives first
+            above = self._above(reversed(order))
+            order.sort(key=lambda m: (m.ready, m.replica_id not in replaced, -above[m.replica_id]))
+        return order[: max(0, count - len(unsure))]
+
+    def _above(self, members: Iterable[Member]) -> dict[ReplicaId, int]:
+        """How many of its domain stand before each."""
+        domains, above = Domains.of(self.memory.target, self.wanted, ()), {}
+        for member in members:
+            room = self.draft.room.get(member.node_id)
+            above[member.replica_id] = domains.held(room) if room is not None else 0
+            if room is not None:
+                domains.take(room)
+        return above
 
     def _oldest(self, count: int) -> list[Member]:
         """Those that serve nobody first, then those on nodes that must be emptied or have lent their CPU."""

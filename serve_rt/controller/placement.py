@@ -4,7 +4,7 @@ CPU is a share: while a new version replaces an old one on a node it may borrow 
 said how much a replica takes, the replicas that were asked for outright (`owed`, not those the autoscaler adds) start
 on a machine whose CPUs are all taken, too: an application of five deployments runs on two cores. Memory, devices
 (`device_choice`) and custom resources are never promised twice. With failure domains the one with the fewest replicas
-comes first, and none gets more than its part.
+comes first; more than its part it gets only where nothing else is left, and with `spread_hard` not at all.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from serve_rt.controller.device_choice import choose_devices, device_lack
 from serve_rt.controller.node_labels import fits, lacking
 from serve_rt.controller.room import NodeRoom, Room
 from serve_rt.model.ids import DeploymentKey, NodeId
+from serve_rt.model.node import NodeRecord
+from serve_rt.model.replica import Assignment, Goal
 from serve_rt.model.resources import DeviceShare, Resources
-from serve_rt.model.spec import DeploymentSpec, Placement
+from serve_rt.model.spec import DeploymentOptions, DeploymentSpec, Placement
 
 MOST_SHARED_CPU = 16_000
 """Milli-CPU that replicas with the default share may fill on a node with fewer than a quarter of them."""
@@ -85,7 +87,7 @@ class Placing:
 
     def _score(self, node_id: NodeId) -> tuple[int, ...]:
         node = self._room[node_id]
-        return (self._domains.held(node), *_score(node, self._key, self._spec))
+        return (self._domains.is_last_choice(node), self._domains.held(node), *_score(node, self._key, self._spec))
 
     def _fits(self, node_id: NodeId) -> bool:
         return next(self._lacks(node_id), None) is None
@@ -104,13 +106,16 @@ class Domains:
     label: str = ""
     most: int = 0
     """So many a domain may hold."""
+    hard: bool = False
     counts: Counter[str] = field(default_factory=Counter)
 
     @staticmethod
     def of(spec: DeploymentSpec, wanted: int, nodes: Iterable[NodeRoom]) -> Domains:
         """`nodes`: where the replicas are that stay, each as often as it holds one."""
         options = spec.options
-        domains = Domains(options.spread_label, math.ceil(wanted / max(1, options.spread_min_domains)))
+        domains = Domains(
+            options.spread_label, math.ceil(wanted / max(1, options.spread_min_domains)), options.spread_hard
+        )
         for node in nodes:
             domains.take(node)
         return domains
@@ -122,8 +127,12 @@ class Domains:
     def held(self, node: NodeRoom) -> int:
         return self.counts[node.record.labels.get(self.label, "")] if self.label else 0
 
+    def is_last_choice(self, node: NodeRoom) -> bool:
+        """It has its part already, or is in no domain at all."""
+        return bool(self.label) and (self.label not in node.record.labels or self.held(node) >= self.most)
+
     def lack(self, node: NodeRoom) -> str:
-        if not self.label:
+        if not self.label or not self.hard:
             return ""
         domain = node.record.labels.get(self.label)
         if domain is None:
@@ -131,6 +140,22 @@ class Domains:
         if self.counts[domain] >= self.most:
             return f"is in {self.label}={domain}, which has its {self.most} replicas already (min_domains)"
         return ""
+
+
+def crowded(options: DeploymentOptions, assignments: Iterable[Assignment], nodes: Mapping[NodeId, NodeRecord]) -> str:
+    """How a floor is broken that placement may break; "" when it is kept."""
+    label, least = options.spread_label, options.spread_min_domains
+    placed = [a.node_id for a in assignments if a.goal is Goal.RUN and a.node_id in nodes]
+    if not label or least <= 1 or not placed:
+        return ""
+    held = Counter(nodes[node].labels.get(label, "") for node in placed)
+    domain, count = max(sorted(held.items()), key=lambda item: item[1])
+    if count <= math.ceil(len(placed) / least):
+        return ""
+    return (
+        f"The spread is not kept: {label}={domain} has {count} of {len(placed)} replicas, min_domains={least}. "
+        f"Replicas started later go to another {label} first; what runs is not moved."
+    )
 
 
 def lacks(
@@ -189,7 +214,7 @@ def _explain(
     if all(domains.lack(room[node]) for node in room):
         return (
             f"{needs}; of {len(room)} nodes the nearest, {nearest}, {missing}. It fits with a node that has another "
-            f"{domains.label}, or with fewer min_domains."
+            f"{domains.label}, with fewer min_domains, or with when_unsatisfiable='ScheduleAnyway'."
         )
     text = f"{needs}; of {len(room)} nodes the nearest, {nearest}, {missing}"
     return f"{text}. {_remedy(room, key, spec)}"

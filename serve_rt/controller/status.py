@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 
 from serve_rt.controller.census import most_vanished_at_once
 from serve_rt.controller.history import version_overviews
+from serve_rt.controller.placement import crowded
 from serve_rt.controller.rollout import replicas_wanted
 from serve_rt.controller.settings import ControlSettings
 from serve_rt.model.application import ApplicationMemory
@@ -202,6 +203,7 @@ def _deployment(
             status, trigger = DeploymentStatus.UPDATING, DeploymentStatusTrigger.CONFIG_UPDATE_STARTED
     elif memory.phase is RolloutPhase.ROLLING and trouble:
         message = _join(f"A replica failed to start. It is tried again. Error:\n{trouble}", message)
+    message = _join(message, crowded(memory.target.options, [a for a, _ in members], cluster.nodes))
     return DeploymentStatusOverview(status, trigger, states, message)
 
 

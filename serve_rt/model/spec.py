@@ -102,6 +102,8 @@ class DeploymentOptions:
     """Failure domains are the nodes' values of this label; replicas are spread evenly over them."""
     spread_min_domains: int = 1
     """No domain holds more than 1/so many of the replicas, so losing one domain leaves the rest."""
+    spread_hard: bool = False
+    """Replicas that would break that stay pending; else they crowd, and status says so."""
     graceful_shutdown_wait_loop_s: float = 2.0
     graceful_shutdown_timeout_s: float = 20.0
     health_check_period_s: float = 10.0

@@ -12,6 +12,7 @@ from serve_rt.api.options import clean, resolve
 from serve_rt.controller.node_labels import fits
 from serve_rt.controller.placement import MOST_SHARED_CPU, Misfit, Placing
 from serve_rt.controller.room import NodeRoom
+from serve_rt.controller.status import build_status
 from serve_rt.model.ids import AppName, DeploymentKey, DeploymentName, NodeId
 from serve_rt.model.node import NodeRecord
 from serve_rt.model.resources import Resources
@@ -175,6 +176,9 @@ def zoned(*zones: str, cpu: int = 64000) -> World:
     return world
 
 
+FLOOR: dict[str, object] = {"spread_label": "zone", "spread_min_domains": 2}
+
+
 def by_zone(world: World, app: str = "x") -> Counter[str]:
     return Counter(world.records[a.node_id].labels["zone"] for a in world.members(app))
 
@@ -189,7 +193,7 @@ def test_replicas_are_spread_over_domains_first_and_nodes_second() -> None:
 
 def test_the_floor_holds_and_says_what_is_missing() -> None:
     world = zoned("a", "a")
-    world.deploy(application("x", deployment_spec(num_replicas=4, spread_label="zone", spread_min_domains=2)))
+    world.deploy(application("x", deployment_spec("d", "v1", num_replicas=4, **FLOOR, spread_hard=True)))
     world.settle()
     pending = world.cluster.deployments[KEY].pending
     assert by_zone(world) == {"a": 2} and "zone=a" in pending and "another zone" in pending
@@ -198,9 +202,41 @@ def test_the_floor_holds_and_says_what_is_missing() -> None:
     assert by_zone(world) == {"a": 2, "b": 2} and not world.cluster.deployments[KEY].pending
 
 
+def test_a_floor_that_cannot_be_kept_crowds_and_says_so_until_it_can() -> None:
+    world = zoned("a", "a", "b")
+    world.deploy(application("x", deployment_spec("d", "v1", num_replicas=4, **FLOOR)))
+    world.settle()
+    assert by_zone(world) == {"a": 2, "b": 2} and not _told(world)
+    world.lose("n2")
+    world.now += 11.0
+    world.settle()
+    assert world.ready("x") >= 4 and not world.cluster.deployments[KEY].pending
+    assert "zone=a has 4 of 4 replicas" in _told(world) and "min_domains=2" in _told(world)
+    world.back("n2")
+    world.settle()
+    assert by_zone(world) == {"a": 2, "b": 2} and not _told(world)
+
+
+def test_a_smaller_deployment_leaves_the_crowded_domain() -> None:
+    world = zoned("a", "a")
+    world.deploy(application("x", deployment_spec("d", "v1", num_replicas=6, **FLOOR)))
+    world.settle()
+    world.add_node(node_record("n9", cpu=64000, zone="b"))
+    world.deploy(application("x", deployment_spec("d", "v1", num_replicas=8, **FLOOR), deploy_id="d2"))
+    world.settle()
+    assert by_zone(world) == {"a": 6, "b": 2}, "what runs is not moved for it"
+    world.deploy(application("x", deployment_spec("d", "v1", num_replicas=4, **FLOOR), deploy_id="d3"))
+    world.settle()
+    assert by_zone(world) == {"a": 2, "b": 2}
+
+
+def _told(world: World) -> str:
+    return build_status(world.cluster, 0.0, 0.0).applications["x"].deployments["d"].message
+
+
 def test_an_update_keeps_the_floor() -> None:
     world = zoned("a", "b", "b")
-    spec = deployment_spec(num_replicas=5, spread_label="zone", spread_min_domains=2)
+    spec = deployment_spec("d", "v1", num_replicas=5, **FLOOR)
     world.deploy(application("x", spec))
     world.settle()
     world.deploy(application("x", replace(spec, version="v2"), deploy_id="d2"))  # type: ignore[arg-type]  # a VersionId
@@ -219,13 +255,19 @@ def test_the_api_takes_the_options() -> None:
     given = {
         "ray_actor_options": {"gpu_memory": 500, "num_gpus": 0.25, "label_selector": {"zone": "in(a,b)"}},
         "placement": "PACK",
-        "spread_over": {"label": "zone", "min_domains": 3},
+        "spread_over": {"label": "zone", "min_domains": 3, "when_unsatisfiable": "DoNotSchedule"},
     }
     options = resolve(clean("@serve.deployment", given))
     assert options.resources.gpu_memory_bytes == 500 * MIB and options.placement is Placement.PACK
-    assert (options.spread_label, options.spread_min_domains) == ("zone", 3)
-    assert resolve(clean("@serve.deployment", {"spread_over": "rack"})).spread_label == "rack"
-    for wrong in ({"placement": "ANY"}, {"spread_over": {"min_domains": 2}}, {"spread_over": {"label": "a", "x": 1}}):
+    assert (options.spread_label, options.spread_min_domains, options.spread_hard) == ("zone", 3, True)
+    plain = resolve(clean("@serve.deployment", {"spread_over": "rack"}))
+    assert plain.spread_label == "rack" and not plain.spread_hard
+    for wrong in (
+        {"placement": "ANY"},
+        {"spread_over": {"min_domains": 2}},
+        {"spread_over": {"label": "a", "x": 1}},
+        {"spread_over": {"label": "a", "whenUnsatisfiable": "never"}},
+    ):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             clean("@serve.deployment", wrong)
 
