@@ -122,12 +122,14 @@ def _deployment(bound: BoundDeployment, ingress: str, app: AppOptions, blobs: _B
     _check_hooks(deployment, options)
     packed = pack(Payload(deployment.func_or_class, bound.args, bound.kwargs))
     working_dir = _working_dir(deployment)
-    code = blobs.code(working_dir or app.code_root or import_root(), always=working_dir is not None)
+    root = working_dir or app.code_root or import_root()
+    code = blobs.code(root, always=working_dir is not None)
     spec = DeploymentSpec(
         name=DeploymentName(bound.name),
         version=VersionId(""),
         payload=blobs.add(packed),
         code=code,
+        code_root=str(root.resolve()) if code is not None else "",
         options=options,
         is_ingress=bound.name == ingress,
         python_version=f"{sys.version_info.major}.{sys.version_info.minor}",

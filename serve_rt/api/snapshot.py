@@ -9,30 +9,24 @@ from __future__ import annotations
 
 import fnmatch
 import io
+import logging
 import os
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from serve_rt.config.paths import NOT_CODE
 from serve_rt.errors import ConfigError
 
+log = logging.getLogger(__name__)
+
 MAX_BYTES = 50 << 20
-SKIPPED_FOLDERS = frozenset(
-    {
-        ".git",
-        ".hg",
-        ".svn",
-        ".venv",
-        "venv",
-        "__pycache__",
-        "node_modules",
-        ".mypy_cache",
-        ".ruff_cache",
-        ".pytest_cache",
-    }
-)
+LARGE_BYTES = 1 << 20
+"""Files from this size on stay where they are when there is too much."""
+LEFT_OUT = ".serve-left-out"
+"""Lists them with size and time in the zip: other weights are another version."""
 _TIME = (1980, 1, 1, 0, 0, 0)
 _MINE = Path(__file__).resolve().parents[1]
 """The package itself: installed on every node."""
@@ -40,9 +34,11 @@ _MINE = Path(__file__).resolve().parents[1]
 
 def import_root() -> Path:
     """Where the driver's own modules come from: its script's folder, or the working directory."""
-    script = getattr(sys.modules.get("__main__"), "__file__", None)
+    main = sys.modules.get("__main__")
+    script = getattr(main, "__file__", None)
     if script:
-        folder = Path(script).resolve().parent
+        spec = getattr(main, "__spec__", None)  # of `python -m package.module`, which imports from above the package
+        folder = Path(script).resolve().parents[spec.name.count(".") if spec is not None else 0]
         if not _is_installed(folder):
             return folder
     return Path.cwd()
@@ -51,19 +47,20 @@ def import_root() -> Path:
 def uses_code_of(root: Path) -> bool:
     """Has this process imported anything from under `root` that is not installed?"""
     root = root.resolve()
+    at_top = root == Path(root.anchor)  # everything is below it: only what lies right there counts
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
         if not file or name == "__main__":
             continue
         path = Path(file)
-        if path.is_relative_to(root) and not _is_installed(path):
+        if (path.parent == root if at_top else path.is_relative_to(root)) and not _is_installed(path):
             return True
     return False
 
 
 def _is_installed(path: Path) -> bool:
     parts = path.parts
-    if "site-packages" in parts or "dist-packages" in parts or not SKIPPED_FOLDERS.isdisjoint(parts):
+    if "site-packages" in parts or "dist-packages" in parts or not NOT_CODE.isdisjoint(parts):
         return True
     return (
         path.is_relative_to(_MINE) or path == Path(sys.prefix) / "bin" or path.is_relative_to(sys.base_prefix + "/lib")
@@ -71,13 +68,20 @@ def _is_installed(path: Path) -> bool:
 
 
 def snapshot(root: Path) -> bytes:
-    """The zip of `root`.
+    """The zip of `root`; large files are left out where there is too much (serve_rt.replica.code_beside).
 
-    *Errors*: ConfigError when there is more than MAX_BYTES in it.
+    *Errors*: ConfigError when there is more than MAX_BYTES in it without them, or it cannot be read.
     """
     root = root.resolve()
-    files = sorted(set(_files(root)))
-    _check_size(root, files)
+    if root == Path(root.anchor):
+        raise ConfigError(f"{root} cannot travel to the replicas: run from the code's folder, or name it (--app-dir).")
+    try:
+        sizes = {name: (root / name).stat().st_size for name in sorted(set(_files(root)))}
+    except OSError as error:
+        raise ConfigError(f"the code under {root} cannot be read: {error}") from error
+    left_out = _left_out(sizes)
+    files = [name for name in sizes if name not in left_out]
+    _check_size(root, {name: sizes[name] for name in files})
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for name in files:
@@ -86,11 +90,36 @@ def snapshot(root: Path) -> bytes:
             entry.compress_type = zipfile.ZIP_DEFLATED
             entry.external_attr = (0o100755 if os.access(path, os.X_OK) else 0o100644) << 16
             archive.writestr(entry, path.read_bytes())
+        if left_out:
+            archive.writestr(zipfile.ZipInfo(LEFT_OUT, _TIME), _described(root, left_out))
     return buffer.getvalue()
 
 
-def _check_size(root: Path, files: list[str]) -> None:
-    sizes = {name: (root / name).stat().st_size for name in files}
+def _left_out(sizes: Mapping[str, int]) -> list[str]:
+    """The largest files, as many as are too much."""
+    total, left_out = sum(sizes.values()), []
+    for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
+        if total <= MAX_BYTES or sizes[name] < LARGE_BYTES:
+            break
+        total -= sizes[name]
+        left_out.append(name)
+    return left_out
+
+
+def _described(root: Path, left_out: list[str]) -> str:
+    log.warning(
+        "%s stay%s in %s: the code is more than %d MiB with them. Replicas on this machine find them there, on others "
+        "they must be put where the program looks for them.",
+        ", ".join(left_out[:3]) + (" and others" if len(left_out) > 3 else ""),
+        "s" if len(left_out) == 1 else "",
+        root,
+        MAX_BYTES >> 20,
+    )
+    stats = [(name, (root / name).stat()) for name in sorted(left_out)]
+    return "".join(f"{name} {stat.st_size} {stat.st_mtime_ns}\n" for name, stat in stats)
+
+
+def _check_size(root: Path, sizes: Mapping[str, int]) -> None:
     total = sum(sizes.values())
     if total <= MAX_BYTES:
         return
@@ -123,7 +152,7 @@ def _git_files(root: Path) -> list[str] | None:
     except (OSError, subprocess.SubprocessError):
         return None
     names = (os.fsdecode(name) for name in listed.stdout.split(b"\0") if name)
-    return [name for name in names if SKIPPED_FOLDERS.isdisjoint(Path(name).parts)]
+    return [name for name in names if NOT_CODE.isdisjoint(Path(name).parts)]
 
 
 def _walk(root: Path) -> Iterator[str]:
@@ -131,7 +160,7 @@ def _walk(root: Path) -> Iterator[str]:
     for folder, folders, files in os.walk(root):
         here = Path(folder).relative_to(root)
         folders[:] = sorted(
-            name for name in folders if name not in SKIPPED_FOLDERS and not _matches(patterns, here / name, is_dir=True)
+            name for name in folders if name not in NOT_CODE and not _matches(patterns, here / name, is_dir=True)
         )
         for name in sorted(files):
             if not _matches(patterns, here / name, is_dir=False) and not name.endswith(".pyc"):

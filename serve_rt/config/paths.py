@@ -9,6 +9,21 @@ from pathlib import Path
 from serve_rt.config.failpoints import reached
 from serve_rt.errors import ConfigError
 
+NOT_CODE = frozenset(
+    {
+        ".git",
+        ".hg",
+        ".svn",
+        ".venv",
+        "venv",
+        "__pycache__",
+        "node_modules",
+        ".mypy_cache",
+        ".ruff_cache",
+        ".pytest_cache",
+    }
+)
+"""Names of folders in a project that no program needs."""
 MAX_SOCKET_PATH_BYTES = 100  # sun_path holds 108
 
 

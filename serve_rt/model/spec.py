@@ -139,6 +139,8 @@ class DeploymentSpec:
     python_version: str = ""
     """`3.11` of the driver; the replica refuses another one, pickles do not travel between them."""
     cloudpickle_version: str = ""
+    code_root: str = ""
+    """The folder that the zip was made of, on the machine of who deployed it: not part of the version."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from serve_rt.errors import ConfigError, ServeException
 from serve_rt.model.spec import DeploymentSpec
 from serve_rt.model.starts import ReplicaStart
 from serve_rt.replica.asgi import Lifespan
+from serve_rt.replica.code_beside import link_beside
 from serve_rt.replica.hooks import run_hook
 from serve_rt.replica.recording import replica_metadata
 from serve_rt.replica.user_code import UserCode
@@ -46,7 +47,7 @@ async def construct(start: ReplicaStart, context: ReplicaContext, user_loop: Use
     spec = start.assignment.spec
     check_versions(spec)
     known, began_s = frozenset(sys.modules), time.monotonic()
-    _put_code_first(start.code_dir)
+    _put_code_first(start.code_dir, spec.code_root)
     data = _read_payload(start.payload_path)
     servable = await user_loop.run(lambda: _build(data), name="constructor")
     context.servable_object = servable
@@ -77,7 +78,9 @@ def check_versions(spec: DeploymentSpec) -> None:
         )
 
 
-def _put_code_first(code_dir: str | None) -> None:
+def _put_code_first(code_dir: str | None, code_root: str) -> None:
+    if code_dir is not None:
+        link_beside(code_dir, code_root)
     if code_dir is not None and (not sys.path or sys.path[0] != code_dir):
         sys.path.insert(0, code_dir)
 

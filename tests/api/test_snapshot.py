@@ -5,14 +5,17 @@ from __future__ import annotations
 import io
 import os
 import subprocess
+import sys
+import types
 import zipfile
 from pathlib import Path
 
 import pytest
 
 from serve_rt.api import snapshot as module
-from serve_rt.api.snapshot import snapshot, uses_code_of
+from serve_rt.api.snapshot import import_root, snapshot, uses_code_of
 from serve_rt.errors import ConfigError
+from serve_rt.replica.code_beside import link_beside
 
 
 def _tree(root: Path) -> None:
@@ -76,9 +79,54 @@ def test_a_link_to_a_folder_inside_is_followed_and_one_to_outside_is_not(tmp_pat
 
 def test_too_much_code_is_refused_naming_the_largest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_BYTES", 1 << 20)
+    monkeypatch.setattr(module, "LARGE_BYTES", 4 << 20)
     (tmp_path / "weights.bin").write_bytes(bytes(2 << 20))
     with pytest.raises(ConfigError, match=r"2.0 MiB, more than the limit of 1 MiB.*weights.bin.*--app-dir"):
         snapshot(tmp_path)
+    with pytest.raises(ConfigError, match="cannot travel"):
+        snapshot(Path("/"))
+
+
+def test_large_files_stay_where_they_are_and_other_ones_are_another_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "MAX_BYTES", 1 << 20)
+    _tree(tmp_path)
+    (tmp_path / "weights.bin").write_bytes(bytes(2 << 20))
+    first = snapshot(tmp_path)
+    assert _names(first) == [*WANTED, ".serve-left-out"] and snapshot(tmp_path) == first
+    assert f"weights.bin stays in {tmp_path}" in caplog.text
+    (tmp_path / "weights.bin").write_bytes(bytes(3 << 20))
+    assert snapshot(tmp_path) != first
+
+
+def test_replicas_find_what_was_left_out_where_the_code_came_from(tmp_path: Path) -> None:
+    origin, unpacked = tmp_path / "origin", tmp_path / "unpacked"
+    _tree(origin)
+    (origin / "pkg" / "weights.pt").write_text("w")
+    (origin / "data" / "deep").mkdir(parents=True)
+    with zipfile.ZipFile(io.BytesIO(snapshot(origin))) as archive:
+        archive.extractall(unpacked)
+    (unpacked / "pkg" / "weights.pt").unlink()
+    (unpacked / "app.py").write_text("as deployed")
+    assert link_beside(str(unpacked), str(origin)) > 0
+    assert (unpacked / "pkg" / "weights.pt").read_text() == "w" and (unpacked / "data" / "deep").is_dir()
+    assert (unpacked / "secret.env").exists() and (unpacked / "app.py").read_text() == "as deployed"
+    assert not (unpacked / ".venv").exists() and not (unpacked / "__pycache__").exists()
+    assert link_beside(str(unpacked), str(origin)) == 0 == link_beside(str(unpacked), str(tmp_path / "elsewhere"))
+
+
+@pytest.mark.parametrize(("name", "depth"), [("svc.app", 1), ("svc.__main__", 1), ("app", 0)])
+def test_the_import_root_of_a_module_that_is_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, depth: int
+) -> None:
+    """`python -m svc.app`; a script has no spec."""
+    folder = tmp_path / "svc" if depth else tmp_path
+    main = types.SimpleNamespace(__file__=str(folder / "app.py"), __spec__=types.SimpleNamespace(name=name))
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    assert import_root() == tmp_path
+    main.__spec__ = None
+    assert import_root() == folder
 
 
 def test_installed_code_does_not_travel(tmp_path: Path) -> None:
