@@ -151,7 +151,10 @@ class ProxyHttpProtocol(BoundedClosing):
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self._in_head:
             return  # a trailer: nobody was promised it, and it must not look like a header
-        name = name.lower()
+        name, value = (
+            name.lower(),
+            value.rstrip(b" \t"),
+        )  # llhttp leaves blanks at the end, which are no part of the value
         if name in _LOOKED_AT:
             if value == self._host and name == b"host":
                 self._hosts += 1  # the same as in this connection's last request

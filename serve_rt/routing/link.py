@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 FIRST_RETRY_S = 0.05
 LONGEST_RETRY_S = 2.0
+DOUBTFUL_S = 1.0
+"""A stream that breaks after so long a silence may have gone with its whole machine."""
 MODEL_EXPECTED_S = 2.0
 """A replica that was sent a request for a model counts as its holder for so long before it says so itself."""
 COUNTERS = ("opens_sent", "heads_received", "data_sent", "data_received", "rejected_received")
@@ -29,6 +31,10 @@ COUNTERS = ("opens_sent", "heads_received", "data_sent", "data_received", "rejec
 
 class LinkOwner(Protocol):
     def on_room(self) -> None: ...
+
+    def on_silence(self, link: Link) -> None:
+        """Its stream broke after it had said nothing for a while: nobody there said goodbye."""
+        ...
 
     def on_link_closed(self, link: Link) -> None:
         """A retired link has finished."""
@@ -140,6 +146,8 @@ class Link:
                 self.past[name] += getattr(stream, name)
         if self._was_ready and not self.retired:
             log.warning("stream to %s is lost: %s", self._name, reason, extra={"action": "stream_lost"})
+        if stream is not None and stream.silent_s >= DOUBTFUL_S:
+            self._owner.on_silence(self)
         self._owner.on_room()  # what returned to the queue may go elsewhere
 
     # --- keeping it open ------------------------------------------------------------------------------------------

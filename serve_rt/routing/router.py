@@ -276,6 +276,13 @@ class Router:
         if self._line:
             self._assign()
 
+    def on_silence(self, link: Link) -> None:
+        """Its neighbours may be as dead, and their streams find out seconds later: a request that is asked again now
+        must not go to one of them, for it is asked again only once."""
+        for other in self._replicas.links():
+            if other is not link and other.stream is not None and other.route.node_id == link.route.node_id:
+                other.stream.doubt()
+
     def on_link_closed(self, link: Link) -> None:
         self._replicas.closed(link)
 

@@ -140,6 +140,17 @@ class ClientStream:
         elif now - self._pinged_s >= SILENCE_S:
             self.unresponsive = True
 
+    def doubt(self) -> None:
+        """Another stream to the same machine fell silent and broke: open nothing here until this one answers a Ping."""
+        if self.state is StreamState.READY and not self.unresponsive:
+            self.unresponsive = True
+            self.outbox.put(ping_part(pb.Ping(nonce=int(time.monotonic() * 1000)).SerializeToString()))
+
+    @property
+    def silent_s(self) -> float:
+        """Since the last frame; on an idle stream that says little."""
+        return time.monotonic() - self._heard_s
+
     # --- frames in ------------------------------------------------------------------------------------------------
 
     def receive(self, data: bytes) -> None:

@@ -37,14 +37,15 @@ def free_ports(count: int) -> list[int]:
 class EtcdServer:
     """*Resources*: the creator calls `close()`."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "127.0.0.1") -> None:
+        self._host = host
         self._folder = Path(tempfile.mkdtemp(prefix="srt-etcd-", dir="/tmp"))
         self.port, self._peer_port = free_ports(2)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def endpoint(self) -> str:
-        return f"127.0.0.1:{self.port}"
+        return f"{self._host}:{self.port}"
 
     @property
     def log(self) -> Path:
@@ -57,7 +58,7 @@ class EtcdServer:
 
     def start(self) -> EtcdServer:
         """Returns once it answers."""
-        client, peer = f"http://127.0.0.1:{self.port}", f"http://127.0.0.1:{self._peer_port}"
+        client, peer = f"http://{self._host}:{self.port}", f"http://127.0.0.1:{self._peer_port}"
         command = [binary("etcd"), "--name", "test", "--data-dir", str(self._folder / "data")]
         command += ["--listen-client-urls", client, "--advertise-client-urls", client]
         command += ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer]

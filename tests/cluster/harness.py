@@ -53,6 +53,8 @@ class Node:
     def __init__(self, folder: Path, options: list[str], env: Mapping[str, str]) -> None:
         self.state = StateDir(folder)
         self._options = options
+        self.inside: tuple[str, ...] = ()
+        """What the agent's command follows, to run on another machine of the tests (machines.py)."""
         self._env = dict(env)
         self._agent: subprocess.Popen[bytes] | None = None
         self.ready: dict[str, Any] = {}
@@ -74,7 +76,8 @@ class Node:
         if self._agent is not None:
             self._agent.wait(10)  # the one before: killed by its pid, reaped here
         self._ready_fd, child_fd = os.pipe()
-        command = [sys.executable, "-m", "serve_rt.agents.main", "start", "--state-dir", str(self.state.path)]
+        command = [*self.inside, sys.executable, "-m", "serve_rt.agents.main", "start"]
+        command += ["--state-dir", str(self.state.path)]
         command += ["--ready-fd", str(child_fd), *self._options]
         with (self.state.path / "agent.log").open("ab") as log:
             self._agent = subprocess.Popen(
@@ -114,6 +117,10 @@ class Node:
         return str(self.ready["address"])
 
     @property
+    def http_host(self) -> str:
+        return str(self.ready["http_address"]).rpartition(":")[0]
+
+    @property
     def http_port(self) -> int:
         return int(str(self.ready["http_address"]).rpartition(":")[2])
 
@@ -137,7 +144,7 @@ class Node:
         self, path: str = "/", *, method: str = "GET", body: bytes | None = None,
         headers: Mapping[str, str] | None = None, timeout_s: float = 30.0,
     ) -> tuple[int, bytes]:  # fmt: skip
-        connection = http.client.HTTPConnection("127.0.0.1", self.http_port, timeout=timeout_s)
+        connection = http.client.HTTPConnection(self.http_host, self.http_port, timeout=timeout_s)
         try:
             connection.request(method, path, body=body, headers=dict(headers or {}))
             answer = connection.getresponse()

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from serve_rt.errors import Outcome, ReplicaDiedError
+from serve_rt.model.ids import NodeId
 from serve_rt.routing import Router
 from serve_rt.routing.link import Link
 from serve_rt.testing.fault_link import FaultLink, fault_link
-from tests.routing.replicas import Replica, Replicas, ask, replicas, until
+from tests.routing.replicas import Replica, Replicas, ask, replicas, table, until
 
 pytestmark = pytest.mark.anyio
 
@@ -168,6 +169,34 @@ async def test_silent_and_one_way_links_lose_nothing_and_come_back() -> None:
     assert [request for request in arrived if request.startswith("once")], "work began whose answer vanished"
     begun = [request for replica in them.all for request in replica.handler.started if request.startswith("once")]
     assert len(begun) == len(set(begun)), "no work that must not run twice did"
+
+
+async def test_a_retry_does_not_go_to_a_neighbour_of_the_dead() -> None:
+    """P6: two replicas of one machine that went without a word. Their streams break at different times, and a request
+    that is asked again at the other one dies twice; the machine that lives has no free slot just then."""
+    async with replicas() as them, AsyncExitStack() as stack:
+        gone1, gone2 = [await Behind.start(name, them, stack) for name in ("gone1", "gone2")]
+        good = await them.start("good", capacity=1)
+        good.handler.act = good.handler.hold
+        near = replace(good, route=replace(good.route, node_id=NodeId("near")))
+        router = them.client(near)
+        busy = asyncio.ensure_future(ask(router, "busy"))
+        await until(lambda: len(good.handler.held) == 1, "no slot is free there")
+        them.routers[0].update(table(near, gone1.replica))
+        await until(gone1.stream_of(router).up.is_set, "up")
+        gone1.link.half_open()
+        victim = asyncio.ensure_future(ask(router, "victim", retry_safe=True))
+        await until(lambda: gone1.stream_of(router).reserved == 1, "it is on its way to the dead")
+        them.routers[0].update(table(near, gone1.replica, gone2.replica))
+        await until(gone2.stream_of(router).up.is_set, "up")
+        await asyncio.sleep(1.0)
+        gone2.link.half_open()
+
+        await gone1.out_of(router)
+        assert gone2.stream_of(router).up.is_set(), "it does not know yet"
+        good.handler.act = None
+        good.handler.let_go()
+        assert (await busy, await victim) == (b"busy", b"victim")
 
 
 async def test_rough_links_lose_nothing_and_mix_nothing_up() -> None:
