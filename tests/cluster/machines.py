@@ -175,11 +175,11 @@ class MachinesCluster(LocalCluster):
         self.network = network
         self.machines: list[Machine] = []
 
-    def new_node(self, *options: str, cpus: int = 32) -> Node:
+    def new_node(self, *options: str, cpus: int = 32, etcd: str = "") -> Node:
         machine = self.network.add()
         self.machines.append(machine)
         hosts = ("--host", machine.address, "--http-host", machine.address, "--insecure")
-        node = super().new_node(*hosts, *options, cpus=cpus)
+        node = super().new_node(*hosts, *options, cpus=cpus, etcd=etcd)
         node.inside = machine.inside
         return node
 
