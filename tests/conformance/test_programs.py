@@ -71,15 +71,44 @@ def test_blocking_until_ctrl_c() -> None:
         assert process.returncode in (1, 130, -signal.SIGINT)
 
 
-@covers("1.17-01", "1.17-06")
-@pytest.mark.parametrize(
-    ("program", "words"),
-    [
-        ("text_models.py", "IT WAS THE\nBY HANDLE\n"),
-        ("chat.py", "['tick', 'tock', 'tick', 'tock', 'tick']\n"),
-        ("batches.py", "True\nTrue\n"),
-        ("old_style.py", "{'gathered': [6, 15], 'mean': 10.5, 'audit': '/old'}\nfirst\nsecond\n"),
+WORDS = {
+    "text_models.py": ["IT WAS THE", "BY HANDLE"],
+    "chat.py": ["['tick', 'tock', 'tick', 'tock', 'tick']"],
+    "batches.py": ["True", "True"],
+    "old_style.py": ["{'gathered': [6, 15], 'mean': 10.5, 'audit': '/old'}", "first", "second"],
+    "shop.py": [
+        "{'who': 'bob', 'up': True, 'item': '/shop/items/3'} bob",
+        "201 {'name': 'PEAR', 'price': '1.50'}",
+        "422 [['body', 'name'], ['body', 'price']]",
+        "[3, ['a', 'b'], 'f', '1'] 422",
+        "[(200, {'left': 1, 'currency': 'USD'}), (409, {'out of': 'apple', 'left': 1})]",
+        "[401, 200]",
+        "300000 plain",
+        "1000 gzip",
+        "https://shop.example",
+        "['/', '/items', '/items/{number}'] 200",
     ],
-)
-def test_programs_of_strangers(program: str, words: str) -> None:
-    assert output(program) == words
+    "rooms.py": [
+        'data: {"token": "hi0"} data: {"token": "hi2"} data: [DONE]',
+        'data: {"token": "left0"}',
+        "chat True",
+        "bob left with 4001",
+        "1",
+        "broke 'half way'",
+    ],
+    "scoring.py": ["True True", "[8.0, 12.0] 8.0 2", "(7, '7: no such label') 2.0 2", "7 True", "100.0 100.0"],
+    "tenants.py": [
+        "['greeter', 'front', 'seven'] 7",
+        "hello ann > hello ann hello bob",
+        "> HELLO CY {'front': 'RUNNING', 'greeter': 'RUNNING', 'seven': 'RUNNING'}",
+        "refused True",
+        "['front', 'greeter']",
+    ],
+}
+"""By program, the lines it prints."""
+
+
+@covers("1.17-01", "1.17-06")
+@pytest.mark.parametrize("program", WORDS)
+def test_programs_of_strangers(program: str) -> None:
+    assert output(program).splitlines() == WORDS[program]
