@@ -61,6 +61,10 @@ class WorkerMetrics:
         mine = (self._worker,)
         deployed = ("application", "deployment", "worker")
         demand = {(key.app, key.deployment, self._worker): both for key, both in self._routers.demand().items()}
+        ejected: dict[tuple[str, ...], float] = {
+            (key.app, key.deployment, reason, self._worker): float(count)
+            for (key, reason), count in self._routers.ejected().items()
+        }
         return text_of(
             [
                 counter("serve_num_http_requests", "The number of HTTP requests processed.", _REQUEST, requests),
@@ -94,6 +98,12 @@ class WorkerMetrics:
                     "Requests that were submitted to replicas and have not ended.",
                     deployed,
                     {labels: float(ongoing) for labels, (_, ongoing) in demand.items()},
+                ),
+                gauge(
+                    "serve_ejected_replicas",
+                    "Replicas that this worker keeps out of rotation, and why.",
+                    ("application", "deployment", "reason", "worker"),
+                    ejected,
                 ),
             ]
         )

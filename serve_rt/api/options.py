@@ -100,6 +100,7 @@ def resolve(options: Given) -> DeploymentOptions:
         logging=logging_of(options.get("logging_config")),
         routing_stats_period_s=router.request_routing_stats_period_s,
         routing_stats_timeout_s=router.request_routing_stats_timeout_s,
+        failures=router.failures(),
         user_config_json=None if user_config is None else json.dumps(user_config, sort_keys=True),
         **values,
     )

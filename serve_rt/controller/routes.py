@@ -31,6 +31,7 @@ def desired_route(memory: DeploymentMemory, members: Iterable[Member]) -> Deploy
         backpressure_retry_after_s=options.backpressure_retry_after_s,
         retry_safe=options.retry_safe,
         guarded=is_guarded(memory),
+        failures=options.failures,
     )
 
 

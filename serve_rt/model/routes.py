@@ -23,6 +23,20 @@ class ReplicaRoute:
     version: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class FailureRule:
+    """When answers take a replica out of rotation."""
+
+    statuses: tuple[int, ...]
+    """HTTP statuses that count against a replica."""
+    consecutive: int = 5
+    """So many in a row eject it …"""
+    base_ejection_s: float = 30.0
+    """… for so long, times the ejections it had lately …"""
+    max_percent: int = 50
+    """… unless more than this share of the replicas would be out; one always stays."""
+
+
 class Availability(enum.Enum):
     """What a request may hope for when no replica is ready."""
 
@@ -46,6 +60,8 @@ class DeploymentRoute:
     retry_safe: bool | None = None
     guarded: bool = False
     """Callers count how the requests of each version go."""
+    failures: FailureRule | None = None
+    """None: no answer counts against a replica."""
     schema: int = 1
 
     @property

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from serve_rt.model.ids import AppName, BlobDigest, DeploymentKey, DeploymentName, VersionId
 from serve_rt.model.resources import Resources
+from serve_rt.model.routes import FailureRule
 
 DEFAULT_MAX_ONGOING_REQUESTS = 100
 
@@ -120,6 +121,8 @@ class DeploymentOptions:
     routing_stats_period_s: float = 10.0
     """How often `record_routing_stats` is asked."""
     routing_stats_timeout_s: float = 30.0
+    failures: FailureRule | None = None
+    """Which answers take a replica out of rotation; None: none do. A light change."""
     retry_safe: bool | None = None
     """None: by HTTP method or Idempotency-Key; handle calls then are not."""
 

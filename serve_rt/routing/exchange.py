@@ -263,6 +263,8 @@ class Exchange:
                 self.link.latency.answered(now - self.put_s, now)
             if self._router.tallies is not None:
                 self._router.tallies.answer_began(self, part)
+            if self._router.rotation.rule is not None and self.link is not None and isinstance(part, pb.Head):
+                self._router.rotation.answered(self.link, part.status)
         self._parts.append(part)
         self._wake_reader()
 
@@ -277,12 +279,20 @@ class Exchange:
         self._error = error_of(error, self.replica_id)
         if isinstance(self._error, errors.UserCodeError | errors.ReplicaDiedError):
             self._tell_failed()
+            if self._router.rotation.rule is not None:
+                self._count_exception(self._error)
         self._finish()
 
     def on_lost(self, outcome: Outcome, reason: str) -> None:
         self.attempt = None
         self._tell_failed()
         self._router.stream_broke(self, outcome)
+
+    def _count_exception(self, error: Exception) -> None:
+        """Over HTTP it becomes an answer of 500."""
+        over_http = bool(self.request.encoded) or self.request.http is not None
+        if over_http and self.link is not None and isinstance(error, errors.UserCodeError):
+            self._router.rotation.answered(self.link, error.http_status)
 
     def _tell_failed(self) -> None:
         if self.put_s and self._router.tallies is not None:

@@ -79,6 +79,14 @@ class Link:
             return self._was_ready and not self.retired and not enabled(Protection.LOCAL_EJECT)
         return not self.retired and stream.has_room()
 
+    def has_slot(self) -> bool:
+        """`has_room`, of one that may be silent."""
+        return self.stream is not None and not self.retired and self.stream.has_slot()
+
+    @property
+    def silent(self) -> bool:
+        return self.stream is not None and self.stream.unresponsive
+
     @property
     def load(self) -> int:
         stream = self.stream
@@ -129,7 +137,7 @@ class Link:
         self._was_ready = True
         self.up.set()
         self._backoff.reset()
-        log.info("stream to %s is up", self._name, extra={"action": "stream_up"})
+        log.info("stream to %s is up", self.name, extra={"action": "stream_up"})
         self._leave_if_idle()
         self._owner.on_room()
 
@@ -138,6 +146,14 @@ class Link:
             self._leave_if_idle()
         self._owner.on_room()
 
+    def on_silent(self) -> None:
+        log.warning(
+            "%s is out of rotation until it answers: requests are in flight and it is silent",
+            self.name,
+            extra={"action": "replica_ejected", "reason": "silence"},
+        )
+        self._owner.on_room()  # with so many out, others may be used after all
+
     def on_lost(self, reason: str) -> None:
         stream, self.stream = self.stream, None
         self.up.clear()
@@ -145,7 +161,7 @@ class Link:
             for name in COUNTERS:
                 self.past[name] += getattr(stream, name)
         if self._was_ready and not self.retired:
-            log.warning("stream to %s is lost: %s", self._name, reason, extra={"action": "stream_lost"})
+            log.warning("stream to %s is lost: %s", self.name, reason, extra={"action": "stream_lost"})
         if stream is not None and stream.silent_s >= DOUBTFUL_S:
             self._owner.on_silence(self)
         self._owner.on_room()  # what returned to the queue may go elsewhere
@@ -173,8 +189,8 @@ class Link:
             self.stream.goodbye()
 
     @property
-    def _name(self) -> str:
+    def name(self) -> str:
         return f"{self._identity.replica_id}/{self._identity.incarnation} at {self.route.address}"
 
     def __repr__(self) -> str:
-        return f"<Link {self._name} [{self.stream.state.value if self.stream else 'down'}]>"
+        return f"<Link {self.name} [{self.stream.state.value if self.stream else 'down'}]>"

@@ -10,6 +10,7 @@ from serve_rt.model.ids import ReplicaId
 from serve_rt.model.routes import ReplicaRoute
 from serve_rt.routing.link import COUNTERS, Link
 from serve_rt.routing.pick import candidates_for_model, pick
+from serve_rt.routing.rotation import Rotation
 
 _Process = tuple[ReplicaId, int, str]
 
@@ -21,6 +22,7 @@ class ReplicaSet:
         self._retired: set[Link] = set()
         self._past: dict[str, int] = dict.fromkeys(COUNTERS, 0)
         self._turn = 0
+        self.rotation = Rotation(self.links)
 
     def __len__(self) -> int:
         return len(self._links)
@@ -35,6 +37,7 @@ class ReplicaSet:
         for process in [process for process in self._links if process not in wanted]:
             link = self._links.pop(process)
             self._retired.add(link)
+            self.rotation.forget(link)
             link.retire()
         for process, route in wanted.items():
             link_now = self._links.get(process)
@@ -49,6 +52,10 @@ class ReplicaSet:
         One that names a multiplexed model goes where the model is, or will be.
         """
         free = [link for link in self._links.values() if link is not excluded and link.has_room()]
+        if self.rotation.out:
+            free = self.rotation.sift(free)
+        if not free:
+            free = self.rotation.overflow(excluded)
         if not free:
             return None
         if model_id and len(free) > 1:

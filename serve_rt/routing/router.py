@@ -63,6 +63,7 @@ class Router:
             return Link(route, cluster, token, client, self, tasks)
 
         self._replicas = ReplicaSet(connect)
+        self.rotation = self._replicas.rotation
 
     @property
     def waiting(self) -> int:
@@ -81,6 +82,7 @@ class Router:
         self._known = self._known or route is not None
         self.route = route
         self._guard(route is not None and route.guarded)
+        self._replicas.rotation.follow(route.failures if route is not None else None)
         self._replicas.follow(route.replicas if route is not None else ())
         hopeless = self._hopeless()
         if hopeless is not None:

@@ -72,6 +72,14 @@ class Routers:
         counts = {key: (router.waiting, router.reserved) for key, router in self._routers.items()}
         return {key: count for key, count in counts.items() if any(count)}
 
+    def ejected(self) -> dict[tuple[DeploymentKey, str], int]:
+        """Replicas out of rotation, of each deployment that has any, by reason."""
+        return {
+            (key, reason): count
+            for key, router in self._routers.items()
+            for reason, count in router.rotation.ejected().items()
+        }
+
     def tallies(self) -> dict[DeploymentKey, dict[str, Tally]]:
         """How requests go, of each guarded deployment, by version."""
         return {key: router.tallies.by_version() for key, router in self._routers.items() if router.tallies is not None}

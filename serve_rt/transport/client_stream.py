@@ -34,6 +34,10 @@ class StreamOwner(Protocol):
         """A slot may have become free: a request ended, a grant came, the capacity changed, the replica answers."""
         ...
 
+    def on_silent(self) -> None:
+        """Asked, and not answered for a while."""
+        ...
+
     def on_lost(self, reason: str) -> None:
         """The stream is over; its requests have been told."""
         ...
@@ -95,6 +99,12 @@ class ClientStream:
             return True
         return not self.owed and len(self.requests) < self.capacity
 
+    def has_slot(self) -> bool:
+        """`has_room`, of a replica that may be silent."""
+        return self.state is StreamState.READY and (
+            self.grants > 0 or (not self.owed and len(self.requests) < self.capacity)
+        )
+
     # --- upstream -------------------------------------------------------------------------------------------------
 
     def open(
@@ -137,8 +147,9 @@ class ClientStream:
             if now - self._heard_s >= SILENCE_S:
                 self._pinged_s = now
                 self.outbox.put(ping_part(pb.Ping(nonce=int(now * 1000)).SerializeToString()))
-        elif now - self._pinged_s >= SILENCE_S:
+        elif now - self._pinged_s >= SILENCE_S and not self.unresponsive:
             self.unresponsive = True
+            self._owner.on_silent()
 
     def doubt(self) -> None:
         """Another stream to the same machine fell silent and broke: open nothing here until this one answers a Ping."""

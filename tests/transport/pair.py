@@ -76,6 +76,9 @@ class Owner:
         self.rooms += 1
         self.on_room_do()
 
+    def on_silent(self) -> None:
+        self.rooms += 1
+
     def on_lost(self, reason: str) -> None:
         assert self.lost is None, "lost twice"
         self.lost = reason
