@@ -46,16 +46,17 @@ class ReplicaSet:
             else:
                 link_now.change(route)
 
-    def choose(self, excluded: Link | None = None, model_id: str = "") -> Link | None:
+    def choose(self, excluded: Link | None = None, model_id: str = "", *, sure: bool = False) -> Link | None:
         """The link that the next request should take, None when no slot is known to be free.
 
-        One that names a multiplexed model goes where the model is, or will be.
+        One that names a multiplexed model goes where the model is, or will be; one that is sent again goes to nobody who
+        is silent (`sure`): it is sent again only once.
         """
         free = [link for link in self._links.values() if link is not excluded and link.has_room()]
         if self.rotation.out:
             free = self.rotation.sift(free)
-        if not free:
-            free = self.rotation.overflow(excluded)
+        if not free and not sure:
+            free = self.rotation.overflow()
         if not free:
             return None
         if model_id and len(free) > 1:

@@ -83,14 +83,14 @@ class Rotation:
             return [link for link in free if link not in self.out]
         return free
 
-    def overflow(self, excluded: Link | None) -> list[Link]:
+    def overflow(self) -> list[Link]:
         """Nobody in rotation has room: in a panic, the silent ones that have."""
         links = self._links()
         if not any(link.silent for link in links) or not self.panicking():
             return []
         if not any(link.up.is_set() and not link.silent for link in links):
             return []
-        return [link for link in links if link is not excluded and link.silent and link.has_slot()]
+        return [link for link in links if link.silent and link.has_slot()]
 
     def panicking(self) -> bool:
         return enabled(Protection.PANIC) and panics(len(self._links()), self._unusable())

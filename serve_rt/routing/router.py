@@ -253,7 +253,9 @@ class Router:
             return self._replicas.choose(None, model_id)
         # Elsewhere if possible. A link that broke and has room again is a new stream to the same living process: one
         # that waited for another replica would stand in the way of everybody behind it, with nobody to wake them.
-        return self._replicas.choose(exchange.link, model_id) or self._replicas.choose(None, model_id)
+        return self._replicas.choose(exchange.link, model_id, sure=True) or self._replicas.choose(
+            None, model_id, sure=True
+        )
 
     def _reserve_for_waiting(self, exchange: Exchange, link: Link) -> None:
         if self._cannot_make_it(exchange, 0):
