@@ -49,8 +49,8 @@ class ReplicaSet:
     def choose(self, excluded: Link | None = None, model_id: str = "", *, sure: bool = False) -> Link | None:
         """The link that the next request should take, None when no slot is known to be free.
 
-        One that names a multiplexed model goes where the model is, or will be; one that is sent again goes to nobody who
-        is silent (`sure`): it is sent again only once.
+        One that names a multiplexed model goes where the model is, or will be; one that is sent again goes to nobody
+        who is silent (`sure`): it is sent again only once.
         """
         free = [link for link in self._links.values() if link is not excluded and link.has_room()]
         if self.rotation.out:
