@@ -7,10 +7,12 @@ from an agent that holds it. Their bytes never go through etcd; who holds what i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import re
 import secrets
+import shutil
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from pathlib import Path
 
@@ -46,6 +48,8 @@ class BlobStore:
         self._holders = holders
         self._stored = stored
         self._fetching: dict[BlobDigest, asyncio.Lock] = {}
+        self.asked_for: set[BlobDigest] = set()
+        """Put or read since `blob_sweep` last looked."""
 
     def path(self, digest: BlobDigest) -> Path:
         if not _DIGEST.fullmatch(digest):
@@ -80,11 +84,21 @@ class BlobStore:
             os.replace(staged, target)
         finally:
             staged.unlink(missing_ok=True)
+        self.asked_for.add(digest)
         self._stored(digest)
         return existed
 
+    def drop(self, digest: BlobDigest) -> Callable[[], None]:
+        """Take the blob and its unpacked folder away: at once for whoever asks, what it returns frees the disk."""
+        self.path(digest).unlink(missing_ok=True)
+        unpacked, going = self._folder / f"{digest}.d", self._folder / f".{digest}.{secrets.token_hex(4)}.d"
+        with contextlib.suppress(FileNotFoundError):
+            unpacked.rename(going)
+        return lambda: shutil.rmtree(going, ignore_errors=True)
+
     async def read(self, digest: BlobDigest) -> AsyncIterator[bytes]:
         """Its bytes in chunks. *Errors*: NotFoundError."""
+        self.asked_for.add(digest)
         try:
             file = open(self.path(digest), "rb")  # noqa: ASYNC230, SIM115 - local disk, a chunk at a time
         except FileNotFoundError:
@@ -99,6 +113,7 @@ class BlobStore:
 
         *Errors*: UnavailableError naming who was asked when nobody gave it.
         """
+        self.asked_for.add(digest)
         if self.has(digest):
             return self.path(digest)
         async with self._fetching.setdefault(digest, asyncio.Lock()):

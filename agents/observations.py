@@ -38,7 +38,7 @@ class Observations:
         news, self._news = self._news, asyncio.Event()
         news.set()
 
-    def blob_stored(self, digest: BlobDigest) -> None:
+    def blob_changed(self, digest: BlobDigest) -> None:
         self._blobs.add(digest)
         self._wake.set()
 
@@ -90,7 +90,8 @@ class Observations:
             if changed:
                 await writer.observe([seen[r] for r in changed if r in seen], [r for r in changed if r not in seen])
             if blobs:
-                await writer.hold_blobs(blobs)
+                held = blobs & set(self.held_blobs())
+                await writer.hold_blobs(held, blobs - held)
         except BaseException:
             self._changed |= changed
             self._blobs |= blobs

@@ -16,6 +16,7 @@ from collections.abc import Iterable
 import grpc
 
 from serve_rt.agents.api_server import AgentService
+from serve_rt.agents.blob_sweep import BlobSweep
 from serve_rt.agents.blobs import BlobStore
 from serve_rt.agents.children import Children
 from serve_rt.agents.devices import Devices
@@ -40,6 +41,7 @@ from serve_rt.etcd import EtcdClient, Keys
 from serve_rt.model.cluster import Cluster
 from serve_rt.model.ids import BlobDigest, ReplicaId
 from serve_rt.model.node import NodeRecord
+from serve_rt.model.spec import DeploymentSpec
 from serve_rt.pb import control_pb2 as pb
 from serve_rt.store.mirror import Mirror
 from serve_rt.wire.services import service_handler
@@ -66,10 +68,14 @@ class Parts:
         self.registration = Registration(self.store, keys, node, self._node_record, clock=clock)
         self.observations = Observations(self.registration)
         self.feed = Feed(node.state, node.cluster, node.node_id)
-        self.blobs = BlobStore(node.state, node.token, self._blob_holders, self.observations.blob_stored)
+        self.blobs = BlobStore(node.state, node.token, self._blob_holders, self.observations.blob_changed)
         self.devices = Devices(self.registration.update)
         starter = Starter(node, self.blobs, lambda: self.supervisor.ports(), self.devices)
         self.supervisor = Supervisor(node, launcher, starter, self.memory, clock, self._replica_changed, self._learned)
+        changed = self.observations.blob_changed
+        self._sweep = BlobSweep(
+            node.node_id, self.blobs, lambda: self.mirror.cluster, self._running_specs, changed, clock
+        )
         self._join()
 
     def _join(self) -> None:
@@ -116,6 +122,7 @@ class Parts:
         self._tasks.start_eternal(self.mirror.run(), name="mirror")
         self._tasks.start_eternal(self.observations.run(), name="observations")
         self._tasks.start_eternal(self.devices.run(), name="devices")
+        self._tasks.start_eternal(self._sweep.run(), name="blob sweep")
 
     async def close(self) -> None:
         await self.supervisor.close()
@@ -199,6 +206,9 @@ class Parts:
         cluster = self.mirror.cluster
         holders = cluster.blobs.get(digest, frozenset()) - {self.node.node_id}
         return [cluster.nodes[node].address for node in sorted(holders) if node in cluster.nodes]
+
+    def _running_specs(self) -> list[DeploymentSpec]:
+        return [keeper.copy.assignment.spec for keeper in self.supervisor.keepers()]
 
     def _stored_observations(self) -> list[ReplicaId]:
         return [o.replica_id for o in self.mirror.cluster.observed.values() if o.node_id == self.node.node_id]

@@ -296,6 +296,16 @@ class LocalCluster:
             capture_output=True, text=True, env=self.driver(), cwd=self._app_folder, timeout=timeout_s,
         )  # fmt: skip
 
+    def ready_replicas(self, app: str) -> list[HandleFile]:
+        """READY replicas, however many there are now."""
+        ready = {
+            replica.replica_id
+            for overview in self.live_node().nodes().nodes
+            for replica in overview.replicas
+            if replica.state == "RUNNING" and replica.replica_id.startswith(f"{app}#")
+        }
+        return [handle for node in self.nodes for handle in node.replicas(app) if handle.name in ready]
+
     def await_replicas(self, count: int, *, app: str = "default", timeout_s: float = 20.0) -> list[HandleFile]:
         """Exactly `count` READY replicas, as the nodes report them."""
 

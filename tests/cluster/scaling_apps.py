@@ -10,7 +10,7 @@ from typing import Any
 from starlette.requests import Request
 
 import serve_rt as serve
-from serve_rt.config import AutoscalingContext
+from serve_rt.config import AutoscalingContext, DeploymentID
 
 KNOBS = {
     "min_replicas": 1,
@@ -58,5 +58,38 @@ def queue(options: Mapping[str, Any]) -> serve.Application:
     ).bind()
     return application
 
+
+def twice_as_many_helpers(
+    contexts: Mapping[DeploymentID, AutoscalingContext], each: float
+) -> tuple[dict[DeploymentID, float], dict[DeploymentID, dict[str, Any]]]:
+    """Of a whole application: the queue by its depth, and two helpers for each replica of it."""
+    depths = [d for ctx in contexts.values() for d in ctx.aggregated_metrics.get("depth", {}).values()]
+    queues = max(1.0, max(depths, default=1.0) / each)
+    return {key: queues * (2 if key.name == "Helper" else 1) for key in contexts}, {}
+
+
+@serve.deployment(autoscaling_config=KNOBS, ray_actor_options={"num_cpus": 0.1})
+class Helper:
+    def __call__(self) -> str:
+        return "helped"
+
+
+@serve.deployment(autoscaling_config=KNOBS, ray_actor_options={"num_cpus": 0.1})
+class HelpedQueue:
+    """As Queue, with another deployment behind it."""
+
+    def __init__(self, helper: Any) -> None:
+        self.depth = 1.0
+        self.helper = helper
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        return {"depth": self.depth}
+
+    async def __call__(self, request: Request) -> str:
+        self.depth = float(request.query_params.get("depth", self.depth))
+        return str(await self.helper.remote())
+
+
+HELPED = HelpedQueue.bind(Helper.bind())  # type: ignore[attr-defined]  # a Deployment, as above
 
 BUILDERS = {"queue": queue}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -115,6 +116,35 @@ def test_a_policy_of_the_users_own_follows_what_replicas_report(cluster_of: Clus
     for _ in range(40):
         cluster.node.http("/?depth=10")
     cluster.await_replicas(1, timeout_s=30)
+
+
+FILE = """
+applications:
+- name: helped
+  route_prefix: /
+  import_path: scaling_apps:HELPED
+  autoscaling_policy: {policy_function: scaling_apps:twice_as_many_helpers, policy_kwargs: {each: 10}}
+"""
+
+
+def test_a_policy_of_a_whole_application_decides_for_all_of_it(cluster_of: ClusterFactory) -> None:
+    cluster = cluster_of()
+    Path(cluster.folder, "user", "app.yaml").write_text(FILE)
+    deployed = cluster.cli("deploy", "app.yaml")
+    assert deployed.returncode == 0, deployed.stdout + deployed.stderr
+
+    def counts() -> tuple[int, int]:
+        names = [handle.name.split("#")[1] for handle in cluster.ready_replicas("helped")]
+        return names.count("HelpedQueue"), names.count("Helper")
+
+    eventually(lambda: counts() == (1, 2), 20, "one queue and two helpers")
+    assert cluster.node.http("/?depth=20") == (200, b"helped")
+    eventually(lambda: counts() == (2, 4), 20, "two and four")
+    told = cluster.cli("autoscale", "--dry-run", "helped").stdout
+    assert "twice_as_many_helpers" in told and "would stay at 4" in told, told
+    for _ in range(30):  # until both were told
+        cluster.node.http("/?depth=10")
+    eventually(lambda: counts() == (1, 2), 20, "and back")
 
 
 def _scaled_down_again_and_again(cluster: LocalCluster, times: int) -> Report:
