@@ -13,8 +13,9 @@ import pytest
 
 from tests.cluster.conftest import ClusterFactory, Show
 from tests.cluster.etcd_link import EtcdLink
+from tests.cluster.faults import Freeze, Together, applied
 from tests.cluster.harness import LocalCluster, Node
-from tests.cluster.processes import eventually
+from tests.cluster.processes import eventually, processes_of
 from tests.load.process import LoadProcess
 
 RATE = 50.0
@@ -105,3 +106,50 @@ def test_nodes_cut_off_from_etcd(cluster_of: ClusterFactory, show: Show) -> None
 def test_nodes_cut_off_from_etcd_for_as_long_as_promised(cluster_of: ClusterFactory, show: Show) -> None:
     with _three_nodes(cluster_of) as (cluster, links):
         _minority_and_majority(cluster, links, FULL_S, show)
+
+
+# --- frozen -------------------------------------------------------------------------------------------------------
+
+
+def _frozen(cluster: LocalCluster, whole: bool, stopped_s: float, wait_s: float, show: Show) -> None:
+    """The agent of one of two nodes, or everything on it, is stopped without a word to anybody; then it goes on."""
+    lost = cluster.nodes[1]
+    originals = _keys(cluster.nodes)
+    victims = [lost.agent] if not whole else [process for process, _ in processes_of(lost.state.path)]
+    with LoadProcess(cluster.node.http_port, rate_per_s=RATE) as load:
+        time.sleep(0.5)
+        with applied(Together([Freeze(process) for process in victims])):
+            began = time.monotonic()
+            eventually(lambda: len(cluster.node.replicas()) == 4, wait_s + 15, "both are replaced on the other node")
+            print(f"replaced after {time.monotonic() - began:.1f} s")
+            assert originals < _keys(cluster.nodes), "nobody ends what may still run"
+            time.sleep(max(0.0, stopped_s - (time.monotonic() - began)))
+        healed_at = time.monotonic()
+        eventually(lambda: sum(_counts(cluster)) == 4, 20, "one copy of each")
+        print(f"one copy {time.monotonic() - healed_at:.1f} s after its return")
+        cluster.await_replicas(4)
+    show(f"{'a node' if whole else 'an agent'} frozen", load.report)
+    assert load.report.lost == 0 and load.report.refused == 0, load.report.summary()
+    late = [line for line in lost.logs(400).splitlines() if "killing" in line or "replica_started" in line]
+    assert not [line for line in late if "incarnation=1" not in line and "killing" not in line], late
+
+
+def _two_nodes(cluster_of: ClusterFactory, **waits: str) -> LocalCluster:
+    cluster = cluster_of(1, external_etcd=True, **waits)
+    cluster.start_node("--no-controller", "--no-proxy")
+    cluster.deploy("echo", num_replicas=4, arguments={"sleep_ms": 5})
+    eventually(lambda: _counts(cluster) == [2, 2], 10, "two replicas on each node")
+    cluster.await_replicas(4)
+    return cluster
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("whole", [False, True], ids=["agent", "node"])
+def test_frozen_for_a_short_time(cluster_of: ClusterFactory, show: Show, *, whole: bool) -> None:
+    _frozen(_two_nodes(cluster_of, WAITS=SHORT), whole, 6.0, SHORT_S, show)
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("whole", [False, True], ids=["agent", "node"])
+def test_frozen_for_a_minute(cluster_of: ClusterFactory, show: Show, *, whole: bool) -> None:
+    _frozen(_two_nodes(cluster_of), whole, 60.0, FULL_S, show)
