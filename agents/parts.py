@@ -54,6 +54,8 @@ class Parts:
 
     _proxies: Proxies | None = None
     """None: this node serves no HTTP, whatever the cluster says."""
+    _sweep: BlobSweep | None = None
+    """None: a simulated node, which has no disk."""
 
     def __init__(
         self, node: ThisNode, launcher: LauncherLink, children: Children, clock: Clock, tasks: TaskOwner
@@ -122,7 +124,8 @@ class Parts:
         self._tasks.start_eternal(self.mirror.run(), name="mirror")
         self._tasks.start_eternal(self.observations.run(), name="observations")
         self._tasks.start_eternal(self.devices.run(), name="devices")
-        self._tasks.start_eternal(self._sweep.run(), name="blob sweep")
+        if self._sweep is not None:
+            self._tasks.start_eternal(self._sweep.run(), name="blob sweep")
 
     async def close(self) -> None:
         await self.supervisor.close()
