@@ -6,6 +6,8 @@ interpreter. The same program deployed again has the same versions and restarts 
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import inspect
 import logging
 import sys
@@ -82,6 +84,7 @@ def build(application: Application, options: AppOptions) -> Built:
     blobs = _Blobs()
     bound = tuple(_overridden(one, options) for one in graph.deployments)
     _check_names(graph.deployments, options)
+    _import_policies(bound, options)
     deployments = tuple(_deployment(one, graph.ingress, options, blobs) for one in bound)
     spec = ApplicationSpec(
         name=AppName(options.name),
@@ -136,6 +139,18 @@ def _deployment(bound: BoundDeployment, ingress: str, app: AppOptions, blobs: _B
         cloudpickle_version=str(cloudpickle.__version__),
     )
     return replace(spec, version=version_of(spec, payload_digest(packed)))
+
+
+def _import_policies(bound: Sequence[BoundDeployment], app: AppOptions) -> None:
+    """A policy that is only named is code of the program, too: taken where its module is in the program's folder.
+    One that cannot be imported here is told of by the policy's own process."""
+    configs = [one.deployment.given.get("autoscaling_config") for one in bound]
+    policies = [app.autoscaling_policy, *(config.custom_policy() for config in configs if config is not None)]
+    for policy in policies:
+        if policy is not None and isinstance(policy.policy_function, str):
+            name = policy.policy_function
+            with contextlib.suppress(Exception):  # user code
+                importlib.import_module(name.partition(":")[0] if ":" in name else name.rpartition(".")[0])
 
 
 def _with_policy(deployment: Deployment, options: DeploymentOptions, blobs: _Blobs) -> DeploymentOptions:

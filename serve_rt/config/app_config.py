@@ -98,9 +98,12 @@ def _capacity(document: Document, value: Any) -> float | None:
 def _application(document: Document, value: Any, path: Path) -> AppConfig:
     entry = _mapping(document, value, path)
     _known(document, entry, _APPLICATION_KEYS, path)
-    for key in ("external_scaler_enabled", "logging_config"):
-        if entry.get(key):
-            raise document.error((*path, key), "is not supported for a whole application; give it to its deployments.")
+    if entry.get("logging_config"):
+        where = (*path, "logging_config")
+        raise document.error(where, "is not supported for a whole application; give it to its deployments.")
+    if entry.get("external_scaler_enabled"):
+        where = (*path, "external_scaler_enabled")
+        raise document.error(where, "is not supported: deploy another num_replicas, or give an autoscaling_policy.")
     return AppConfig(
         name=_text(document, entry.get("name", "default"), (*path, "name")),
         import_path=_import_path(document, entry, path),

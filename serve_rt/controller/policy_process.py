@@ -7,13 +7,13 @@ controller reads numbers and JSON text. It ends when its input ends, also in the
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import importlib
 import inspect
 import json
 import math
 import os
-import queue
 import sys
 import threading
 import traceback
@@ -22,6 +22,8 @@ from typing import Any, TextIO
 
 from serve_rt.config.autoscaling import AutoscalingContext, DeploymentID, context_of
 
+MOST_WAITING = 16
+"""Questions; the leader asks one after another."""
 Policy = Callable[[Any], Any]  # Any: a context or a dict of them in, user code's answer out
 
 
@@ -29,16 +31,24 @@ def main() -> None:
     os.nice(5)
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what the policy prints is no answer
-    lines: queue.Queue[str] = queue.Queue(maxsize=16)
-    threading.Thread(target=_read, args=(lines,), name="input", daemon=True).start()
-    policy = _loaded(json.loads(lines.get()), answers)
+    asyncio.run(_serve(answers))
+
+
+async def _serve(answers: TextIO) -> None:
+    """In an event loop, for policies with tasks of their own: those run between the questions."""
+    lines: asyncio.Queue[str] = asyncio.Queue()
+    arguments = (lines, asyncio.get_running_loop())
+    threading.Thread(target=_read, args=arguments, name="input", daemon=True).start()
+    policy = _loaded(json.loads(await lines.get()), answers)
     while policy is not None:
-        _tell(answers, _answer(policy, json.loads(lines.get())))
+        _tell(answers, await _answer(policy, json.loads(await lines.get())))
 
 
-def _read(lines: queue.Queue[str]) -> None:
+def _read(lines: asyncio.Queue[str], loop: asyncio.AbstractEventLoop) -> None:
     for line in sys.stdin:
-        lines.put(line)
+        if lines.qsize() >= MOST_WAITING:
+            break
+        loop.call_soon_threadsafe(lines.put_nowait, line)
     os._exit(0)  # the leader is gone
 
 
@@ -81,23 +91,27 @@ def _imported(path: str) -> Any:
     return found
 
 
-def _answer(policy: Policy, question: Mapping[str, Any]) -> dict[str, Any]:
+async def _answer(policy: Policy, question: Mapping[str, Any]) -> dict[str, Any]:
     contexts = [context_of(values) for values in question["contexts"]]
+    asked = {ctx.deployment_id: ctx for ctx in contexts} if question["application"] else contexts[0]
     try:
-        decided = _of_application(policy, contexts) if question["application"] else [_of_one(policy, contexts[0])]
+        said = policy(asked)
+        if inspect.isawaitable(said):
+            said = await said
+        decided = _of_application(said, contexts) if question["application"] else [_of_one(said)]
         return {"replicas": [number for number, _ in decided], "states": [state for _, state in decided]}
     except Exception:  # user code
         return {"error": traceback.format_exc(limit=-8)}
 
 
-def _of_one(policy: Policy, ctx: AutoscalingContext) -> tuple[float | None, dict[str, Any]]:
-    number, state = policy(ctx)
+def _of_one(said: Any) -> tuple[float | None, dict[str, Any]]:
+    number, state = said
     return _number(number), _state(state)
 
 
-def _of_application(policy: Policy, contexts: list[AutoscalingContext]) -> list[tuple[float | None, dict[str, Any]]]:
+def _of_application(said: Any, contexts: list[AutoscalingContext]) -> list[tuple[float | None, dict[str, Any]]]:
     """What the answer leaves out stays as it is."""
-    numbers, states = policy({ctx.deployment_id: ctx for ctx in contexts})
+    numbers, states = said
     unknown = set(numbers) - {ctx.deployment_id for ctx in contexts}
     if unknown:
         raise ValueError(f"the policy decided on deployments that are not there: {', '.join(map(str, unknown))}")

@@ -203,3 +203,12 @@ def test_a_batch_that_can_never_fill_is_told(caplog: pytest.LogCaptureFixture) -
 
 def test_errors_with_attributes_stay_themselves() -> None:
     assert pickle.loads(cloudpickle.dumps(leaf.func_or_class)) is Leaf
+
+
+def test_the_module_of_a_policy_that_is_only_named_travels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "policy_of_test_build.py").write_text("def policy(ctx):\n    return 2, {}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name, travels in (("no_such_module:policy", False), ("policy_of_test_build:policy", True)):
+        config = {"max_replicas": 2, "policy": {"policy_function": name}}
+        app = sample_app.Model.options(autoscaling_config=config).bind(1)
+        assert (_build(app, code_root=tmp_path).spec.deployments[0].code is not None) is travels

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from typing import Any
@@ -26,6 +27,27 @@ class ByGauge:
             set(values) <= set(ctx.running_replicas) and ctx.config.max_replicas == ctx.capacity_adjusted_max_replicas
         )
         return max(values.values(), default=1.0) / self.each, {}
+
+
+class ByTask:
+    """Asks elsewhere in a task of its own, begun at the first question, and answers with what that found last."""
+
+    def __init__(self) -> None:
+        self.found = 1.0
+        self.task: asyncio.Task[None] | None = None
+
+    async def look(self) -> None:
+        await asyncio.sleep(0.01)
+        self.found = 7.0
+
+    def __call__(self, _ctx: AutoscalingContext) -> tuple[float, dict[str, Any]]:
+        self.task = self.task or asyncio.get_running_loop().create_task(self.look())
+        return self.found, {}
+
+
+async def waiting(_ctx: AutoscalingContext) -> tuple[float, dict[str, Any]]:
+    await asyncio.sleep(0)
+    return 6, {}
 
 
 def moody(ctx: AutoscalingContext) -> tuple[float, dict[str, Any]]:

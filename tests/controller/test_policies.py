@@ -67,6 +67,17 @@ async def test_a_class_by_value_sees_what_replicas_report() -> None:
         assert (await one.ask([ctx], application=False)).replicas == (3.0,)
 
 
+async def test_a_policy_may_have_tasks_of_its_own_and_may_be_async() -> None:
+    async with host(f"{HERE}:ByTask") as one:
+        answers = {(await one.ask([context()], application=False)).replicas}
+        while (7.0,) not in answers:
+            await asyncio.sleep(0.02)
+            answers.add((await one.ask([context()], application=False)).replicas)
+        assert answers == {(1.0,), (7.0,)}
+    async with host(f"{HERE}:waiting") as one:
+        assert (await one.ask([context()], application=False)).replicas == (6.0,)
+
+
 async def test_code_comes_as_a_zip_and_leaves_no_file() -> None:
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
