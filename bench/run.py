@@ -9,11 +9,12 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections.abc import Callable
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-PARTS = ("http", "shapes", "start", "second", "scale", "embed")
+PARTS = ("http", "shapes", "start", "second", "scale", "control", "embed")
 
 
 def http(console: Console, quick: bool) -> None:
@@ -93,6 +94,26 @@ def scale(console: Console, quick: bool) -> None:
     console.print(table)
 
 
+def control(console: Console, quick: bool) -> None:
+    from bench import control_bench
+
+    measured = control_bench.costs(rounds=10 if quick else 40)
+    table = Table(title="one pass of the leader, ms of CPU (slowest of the rounds)")
+    for column in ("replicas", "everything", "at rest", "one report", "one more replica", "status"):
+        table.add_column(column, justify="right")
+    for cost in measured:
+        shown = (cost.everything, cost.at_rest, cost.one_report, cost.one_more, cost.status)
+        table.add_row(f"{cost.replicas:,}", *(f"{ms:.1f}" for ms in shown))
+    table.add_row("aim at 10,000", "< 1000", "< 50", "< 50", "< 50", "")
+    console.print(table)
+    taken = control_bench.takeover()
+    console.print(
+        f"a new leader at 10,000 replicas: {taken.records:,} records from etcd in {taken.load_s:.2f} s, first pass "
+        f"{taken.decide_s:.2f} s, and at most 1.5 s for the agents' reports (aim: 5 s in all)"
+    )
+    console.print(f"plot: {control_bench.write_plot(measured, Path('build/bench'))}")
+
+
 def embed(console: Console, quick: bool) -> None:
     from bench import contenders, http_bench
 
@@ -129,6 +150,7 @@ def main() -> None:
         "start": start,
         "second": second,
         "scale": scale,
+        "control": control,
         "embed": embed,
     }
     console = Console(width=110)

@@ -9,7 +9,7 @@ and for one more grace: the others are on their way.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from serve_rt.controller.settings import ControlSettings
@@ -94,7 +94,10 @@ class Census:
     wake_at: float | None
 
 
-def take_census(cluster: Cluster, now: float, settings: ControlSettings) -> Census:
+def take_census(
+    cluster: Cluster, now: float, settings: ControlSettings, before: tuple[Cluster, Census] | None = None
+) -> Census:
+    """`before` is an earlier cluster with its census: members of deployments that have not changed are taken over."""
     suspended = most_vanished_at_once(cluster, now, settings)
     standings = {node: NodeStanding.LIVE for node in cluster.nodes}
     for node, since in cluster.gone_since.items():
@@ -102,7 +105,7 @@ def take_census(cluster: Cluster, now: float, settings: ControlSettings) -> Cens
         standings[node] = NodeStanding.GIVEN_UP if forgotten else _standing(now - since, suspended, settings)
     return Census(
         standings=standings,
-        members=_members(cluster, standings),
+        members=_members(cluster, standings) if before is None else _members_since(*before, cluster, standings),
         suspended=suspended,
         wake_at=_wake_at(cluster, now, settings),
     )
@@ -148,9 +151,54 @@ def _wake_at(cluster: Cluster, now: float, settings: ControlSettings) -> float |
 
 
 def _members(cluster: Cluster, standings: Mapping[NodeId, NodeStanding]) -> dict[DeploymentKey, tuple[Member, ...]]:
+    return _grouped(cluster, standings, cluster.assignments.keys() | cluster.observed.keys())
+
+
+def _members_since(
+    then: Cluster, census: Census, cluster: Cluster, standings: Mapping[NodeId, NodeStanding]
+) -> dict[DeploymentKey, tuple[Member, ...]]:
+    """The members of today: of those groups anew in which a replica, or the node of one, is not as it was."""
+    replicas = _changed(then.assignments, cluster.assignments) | _changed(then.observed, cluster.observed)
+    touched = {deployment_of(replica) for replica in replicas}
+    nodes = _changed_nodes(then, census.standings, cluster, standings)
+    if nodes:
+        touched |= {key for key, members in census.members.items() if any(m.node_id in nodes for m in members)}
+    if not touched:
+        return dict(census.members)
+    replicas |= {member.replica_id for key in touched for member in census.members.get(key, ())}
+    there = {r for r in replicas if r in cluster.assignments or r in cluster.observed}
+    kept = {key: members for key, members in census.members.items() if key not in touched}
+    return kept | _grouped(cluster, standings, there)
+
+
+def _changed(then: Mapping[ReplicaId, object], now: Mapping[ReplicaId, object]) -> set[ReplicaId]:
+    """By identity: records are replaced, never changed, and the store's maps share those that stayed."""
+    if then is now:
+        return set()
+    changed = {replica for replica, record in now.items() if then.get(replica) is not record}
+    return changed | (then.keys() - now.keys())
+
+
+def _changed_nodes(
+    then: Cluster,
+    stood: Mapping[NodeId, NodeStanding],
+    cluster: Cluster,
+    standings: Mapping[NodeId, NodeStanding],
+) -> set[NodeId]:
+    def word(of: Cluster, standing: NodeStanding | None, node: NodeId) -> tuple[object, ...]:
+        record = of.nodes.get(node)
+        return (standing, record.session if record is not None else None, of.mark(node) is NodeMark.DRAINING)
+
+    nodes = stood.keys() | standings.keys()
+    return {node for node in nodes if word(then, stood.get(node), node) != word(cluster, standings.get(node), node)}
+
+
+def _grouped(
+    cluster: Cluster, standings: Mapping[NodeId, NodeStanding], replicas: Iterable[ReplicaId]
+) -> dict[DeploymentKey, tuple[Member, ...]]:
     draining = {node for node in standings if cluster.mark(node) is NodeMark.DRAINING}
     groups: dict[DeploymentKey, list[Member]] = {}
-    for replica in sorted(cluster.assignments.keys() | cluster.observed.keys()):
+    for replica in sorted(replicas):
         assignment, observed = cluster.assignments.get(replica), cluster.observed.get(replica)
         node = assignment.node_id if assignment is not None else cluster.observed[replica].node_id
         record = cluster.nodes.get(node)

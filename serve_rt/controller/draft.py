@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from serve_rt.controller.census import Census, Member
 from serve_rt.controller.plan import Action, CreateAssignment, DeleteAssignment, DeleteObserved, DrainAssignment
-from serve_rt.controller.room import NodeRoom
+from serve_rt.controller.room import NodeRoom, measure_room
 from serve_rt.controller.settings import ControlSettings
 from serve_rt.model.cluster import Cluster
 from serve_rt.model.ids import DeploymentKey, NodeId, ReplicaId, deployment_of, replica_id
@@ -23,7 +23,6 @@ _ALIVE = frozenset({ReplicaState.STARTING, ReplicaState.READY, ReplicaState.UNHE
 class Draft:
     cluster: Cluster
     census: Census
-    room: dict[NodeId, NodeRoom]
     settings: ControlSettings
     now: float
     now_wall: float
@@ -31,6 +30,17 @@ class Draft:
     wakes: list[float] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     given: set[ReplicaId] = field(default_factory=set)
+    measured: dict[NodeId, NodeRoom] | None = None
+    restless: bool = False
+    """Something was looked at that others change: the application cannot be called at rest (`resting`)."""
+
+    @property
+    def room(self) -> dict[NodeId, NodeRoom]:
+        """What is left of each node, measured when it is first asked for: most passes place nothing."""
+        self.restless = True
+        if self.measured is None:
+            self.measured = measure_room(self.cluster, self.census)
+        return self.measured
 
     def new_replica_id(self, key: DeploymentKey) -> ReplicaId:
         """An id never used before: the store's history and revision are in it. Planned twice at one revision (the
@@ -67,6 +77,7 @@ class Draft:
         may be starting right now, until its agent has read that it is to be drained."""
         read, written = self.cluster.applied.get(member.node_id), self.cluster.assigned_at.get(member.replica_id, 0)
         if member.observed is not None or (read is not None and read < written):
+            self.restless = True  # what its agent has read is not the application's
             return False
         self.actions.append(DeleteAssignment(member.node_id, member.replica_id, "drained and gone"))
         return True

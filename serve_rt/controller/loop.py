@@ -24,7 +24,8 @@ from serve_rt.controller.exposition import Work, page
 from serve_rt.controller.plan import Action, Plan, PublishRoute, SaveDeployment, describe
 from serve_rt.controller.policies import Policies
 from serve_rt.controller.push import Pusher
-from serve_rt.controller.reconcile import reconcile
+from serve_rt.controller.reconcile import look_again
+from serve_rt.controller.resting import Past
 from serve_rt.controller.scaling import Scaling
 from serve_rt.controller.settings import ControlSettings
 from serve_rt.credentials import ClusterToken
@@ -73,6 +74,8 @@ class ControlLoop:
         self._said: tuple[str, ...] = ()
         self._busy_passes = 0
         self.work = Work()
+        self._past: Past | None = None
+        self._looked_at_all = float("-inf")
         self._tallies: dict[DeploymentKey, dict[VersionId, Tally]] = {}
         """As the last pass has seen them."""
 
@@ -151,7 +154,7 @@ class ControlLoop:
         words = self._pusher.demand()
         targets, self._tallies = self._scaling.look(cluster, words, now), all_tallies(words.values())
         cluster = replace(cluster, scale_targets=targets, scale_notes=self._scaling.notes, tallies=self._tallies)
-        plan = reconcile(cluster, now, self._settings, self._clock.wall())
+        plan = self._plan(cluster, now)
         held_s = self._hold(plan, cluster, now)
         if held_s > 0.0:
             return held_s
@@ -162,6 +165,14 @@ class ControlLoop:
             self._busy_passes = 0
         next_look = now + self._settings.resync_s if plan.wake_at is None else plan.wake_at
         return max(0.0, min(next_look - now, self._settings.resync_s))
+
+    def _plan(self, cluster: Cluster, now: float) -> Plan:
+        """Of what has changed since the last pass; each `resync_s` of everything, whatever is thought to be at rest."""
+        if now - self._looked_at_all >= self._settings.resync_s:
+            self._past, self._looked_at_all = None, now
+        looked = look_again(self._past, cluster, now, self._settings, self._clock.wall())
+        self._past = looked.past
+        return looked.plan
 
     def _say(self, notes: tuple[str, ...]) -> None:
         for note in notes:

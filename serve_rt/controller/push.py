@@ -102,8 +102,8 @@ def overlay(cluster: Cluster, spoken: dict[NodeId, dict[ReplicaId, Observed]]) -
             registered = cluster.nodes.get(record.node_id)
             if registered is None or record.session != registered.session:  # a new agent that has not adopted it yet
                 observed[replica] = record
-        elif record.incarnation > reports[replica].incarnation:
-            observed[replica] = record
+        elif record.incarnation > reports[replica].incarnation or record == reports[replica]:
+            observed[replica] = record  # what is as the store says stays that very value: it has not changed
     for node, reports in spoken.items():
         if node in cluster.nodes:
             observed.update((replica, report) for replica, report in reports.items() if replica not in observed)
@@ -182,7 +182,10 @@ class _Link:
         if report.refused or report.highest_epoch > self._epoch:
             on_deposed(f"agent {self.record.node_id} has heard of epoch {report.highest_epoch}, ours is {self._epoch}")
         before, read_before = self.reported, self.applied
-        self.reported = {observed.replica_id: observed for observed in _observations(report.observed)}
+        known = before or {}
+        said = {observed.replica_id: observed for observed in _observations(report.observed)}
+        # What is said again stays the value that it was: who looks for changes looks for other values.
+        self.reported = {r: known[r] if known.get(r) == observed else observed for r, observed in said.items()}
         self.applied = report.applied_revision
         pushed = self._due.mod_revision if self._due is not None else 0
         return self.reported != before or read_before < pushed <= self.applied

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import serve_rt as serve
+from serve_rt.multiplex.held import held
 from tests.cluster.processes import eventually
 from tests.conformance.apps_handles import Worker
 from tests.conformance.asking import ANSWER_S, Cluster
@@ -123,7 +124,9 @@ def test_the_id_by_option_and_none(cluster: Cluster, worker: Any) -> None:
 
 
 @covers("1.13-08")
-def test_outside_of_a_replica() -> None:
+def test_outside_of_a_replica(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(held, "_watcher", None)  # a run in local testing mode has made this process one
+
     class Here:
         @serve.multiplexed
         async def load(self, model_id: str) -> str:

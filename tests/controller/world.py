@@ -30,7 +30,8 @@ from serve_rt.controller.plan import (
     SaveDeployment,
     SaveVersion,
 )
-from serve_rt.controller.reconcile import reconcile
+from serve_rt.controller.reconcile import look_again, reconcile
+from serve_rt.controller.resting import Past
 from serve_rt.controller.scaling import Scaling
 from serve_rt.controller.settings import ControlSettings
 from serve_rt.etcd.keys import Keys
@@ -96,6 +97,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.fold = Fold()
+        self.past: Past | None = None
         self.records: dict[NodeId, NodeRecord] = {}
         self.processes: dict[NodeId, dict[ReplicaId, Process]] = {}
         self.revision = 1
@@ -147,7 +149,10 @@ class World:
         targets = self.look()
         notes = self.scaling.notes
         cluster = replace(self.cluster, scale_targets=targets, scale_notes=notes, tallies=self.tallies)
-        return reconcile(cluster, self.now, self.settings)
+        looked = look_again(self.past, cluster, self.now, self.settings)
+        assert looked.plan == reconcile(cluster, self.now, self.settings), "a look at what has changed misses something"
+        self.past = looked.past
+        return looked.plan
 
     def look(self) -> dict[DeploymentKey, int]:
         """The autoscaler's word."""
