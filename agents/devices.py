@@ -21,7 +21,7 @@ SLACK_BYTES = 256 << 20
 """Drivers keep a little after the first process of a boot."""
 _POLL_S = 0.1
 _LOOK_AGAIN_S = 5.0
-_WHOLE = 1000
+WHOLE = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Devices:
         """Remember how much of the devices is used before a process starts on them."""
         for share in _real(shares):
             use = await self._look(share.uuid)
-            if use is not None and share.milli >= _WHOLE:
+            if use is not None and share.milli >= WHOLE:
                 self._before[share.uuid] = use
 
     async def until_free(self, shares: Iterable[DeviceShare], pid: int) -> str:
@@ -75,7 +75,7 @@ class Devices:
         return "; ".join(reason for reason in reasons if reason)
 
     async def _until_free(self, share: DeviceShare, pid: int) -> str:
-        held = Held(pid, self._before.get(share.uuid), alone=share.milli >= _WHOLE)
+        held = Held(pid, self._before.get(share.uuid), alone=share.milli >= WHOLE)
         deadline = asyncio.get_running_loop().time() + self._return_s
         while reason := await self._why_not(share.uuid, held):
             if asyncio.get_running_loop().time() >= deadline:

@@ -49,6 +49,7 @@ class Keeper:
         clock: Clock,
         on_change: Callable[[Keeper], None],
         on_learned: Callable[[tuple[str, ...]], None],
+        devices_free: Callable[[Keeper], bool],
     ) -> None:
         self.copy = copy
         self.record = record
@@ -59,6 +60,7 @@ class Keeper:
         self._clock = clock
         self._on_change = on_change
         self._on_learned = on_learned
+        self._devices_free = devices_free
         self._tasks = TaskOwner(f"keeper of {copy.assignment.replica_id}")
         self._link: ReplicaLink | None = None
         self._probe: asyncio.Task[None] | None = None
@@ -139,6 +141,8 @@ class Keeper:
         if self._must_ask():
             return None
         for action in life_cycle.decide(self.assignment, self.record, self._clock.monotonic()):
+            if isinstance(action, Start) and not self._devices_free(self):
+                return None  # the end of whoever holds them wakes the supervisor
             self._do(action)
         self._reconfigure_if_due()
         return None if self.forgotten else life_cycle.next_due(self.assignment, self.record)

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 import msgspec
 
 from serve_rt.agents import life_cycle
+from serve_rt.agents.devices import WHOLE
 from serve_rt.agents.feed import LocalReplica
 from serve_rt.agents.intake import Answer, Reading, after, judge_reading
 from serve_rt.agents.keeper import Keeper
@@ -235,7 +237,18 @@ class Supervisor:
             self._clock,
             self._keeper_changed,
             self._on_learned,
+            self._devices_free,
         )
+
+    def _devices_free(self, keeper: Keeper) -> bool:
+        """Does everybody who still runs here leave room for it? The leader offers a device when no record names it; of
+        a node that was cut off while an application was deleted, records are gone before their processes (found by
+        simulation)."""
+        taken: Counter[str] = Counter()
+        for other in self._keepers.values():
+            if other is not keeper and not other.record.gone:
+                taken.update({share.uuid: share.milli for share in other.copy.assignment.devices})
+        return all(taken[share.uuid] + share.milli <= WHOLE for share in keeper.copy.assignment.devices)
 
     def _keeper_changed(self, keeper: Keeper) -> None:
         self._wake.set()

@@ -10,6 +10,7 @@ from tests.simulation.machine import SimMachine
 from tests.simulation.replica import SimReplica
 from tests.simulation.story import not_settled
 from tests.simulation.users import deployment
+from tests.simulation.wire_faults import _cut
 from tests.simulation.world import SimWorld
 
 
@@ -77,6 +78,24 @@ def test_a_quarantine_found_without_etcd_is_known_before_the_device_looks_free(w
     world.run_for(25.0)
     world.etcd.start()
     world.users.deploy("g", deployment("v2-good", 3, 1000))  # every device is asked for
+    world.run_for(90.0)
+    assert not world.invariants.broken
+    assert not_settled(world) == []
+
+
+def test_a_node_that_comes_back_starts_nothing_where_a_forgotten_replica_runs(world: SimWorld) -> None:
+    """Its application was deleted while the node was cut off: no record named the device any more."""
+    name = the_replica(world).machine.name
+    heals = [_cut(world, (name, other), both=True) for other in world.machines if other != name]
+    world.cut_machine_from_etcd(name)
+    world.run_for(25.0)
+    world.users.delete("g")
+    world.run_for(5.0)
+    world.users.deploy("h", deployment("v1-good", 3, 1000))  # every device is asked for
+    world.run_for(10.0)
+    world.heal_machine_to_etcd(name)
+    for heal in heals:
+        heal()
     world.run_for(90.0)
     assert not world.invariants.broken
     assert not_settled(world) == []
