@@ -83,19 +83,24 @@ def test_a_quarantine_found_without_etcd_is_known_before_the_device_looks_free(w
     assert not_settled(world) == []
 
 
-def test_a_node_that_comes_back_starts_nothing_where_a_forgotten_replica_runs(world: SimWorld) -> None:
+def test_a_node_that_comes_back_starts_nothing_where_a_forgotten_replica_runs() -> None:
     """Its application was deleted while the node was cut off: no record named the device any more."""
-    name = the_replica(world).machine.name
-    heals = [_cut(world, (name, other), both=True) for other in world.machines if other != name]
-    world.cut_machine_from_etcd(name)
-    world.run_for(25.0)
-    world.users.delete("g")
-    world.run_for(5.0)
-    world.users.deploy("h", deployment("v1-good", 3, 1000))  # every device is asked for
-    world.run_for(10.0)
-    world.heal_machine_to_etcd(name)
-    for heal in heals:
-        heal()
-    world.run_for(90.0)
-    assert not world.invariants.broken
-    assert not_settled(world) == []
+    with SimWorld(23) as world:
+        world.begin()
+        world.run_for(3.0)
+        world.users.deploy("g", deployment("v1-slow", 1, 1000))
+        world.run_for(8.0)
+        name = the_replica(world).machine.name
+        heals = [_cut(world, (name, other), both=True) for other in world.machines if other != name]
+        world.cut_machine_from_etcd(name)
+        world.run_for(25.0)
+        world.users.delete("g")
+        world.run_for(10.0)
+        world.users.deploy("h", deployment("v1-good", 3, 1000))  # every device is asked for
+        world.run_for(20.0)
+        world.heal_machine_to_etcd(name)
+        for heal in heals:
+            heal()
+        world.run_for(90.0)
+        assert not world.invariants.broken
+        assert not_settled(world) == []
