@@ -89,6 +89,7 @@ def _app_route(asked: ApplicationSpec, serving: ApplicationSpec | None) -> AppRo
         queue_timeout_s=app.queue_timeout_s,
         body_buffer_bytes=app.body_buffer_bytes,
         max_body_bytes=app.max_body_bytes,
+        handle_queue_timeout_s=app.handle_queue_timeout_s,
     )
 
 

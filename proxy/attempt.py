@@ -47,6 +47,7 @@ class Answered(ServeException):
 class Attempt:
     __slots__ = (
         "_began",
+        "_own_timeouts_s",
         "_receive",
         "_scope",
         "_send",
@@ -84,6 +85,7 @@ class Attempt:
         """*Errors*: ConfigError for a header that makes no sense."""
         self.headers = headers = read_headers(self._scope["headers"])
         self.request_id = headers.request_id or ids.next()
+        self._own_timeouts_s = (headers.timeout_s, timeout_s)
         self.timeout_s = _nearest(headers.timeout_s, self.target.app.request_timeout_s, timeout_s)
         return headers
 
@@ -106,6 +108,8 @@ class Attempt:
             headers.multiplexed_model_id,
             headers.session_id,
             self._opened(),
+            self.began_s,
+            self._own_timeouts_s,
         )
 
     def _retry_safe(self) -> bool:

@@ -24,11 +24,18 @@ from serve_rt.api.options import resolve
 from serve_rt.api.payload import Payload, pack, payload_digest
 from serve_rt.api.snapshot import import_root, snapshot, uses_code_of
 from serve_rt.batching.binding import BatchedMethod
-from serve_rt.config.options import AutoscalingPolicy, LoggingConfig
+from serve_rt.config.options import AppLimits, AutoscalingPolicy, LoggingConfig
 from serve_rt.errors import ServeException
 from serve_rt.model.capacity import at_capacity
 from serve_rt.model.ids import AppName, BlobDigest, DeploymentName, VersionId
-from serve_rt.model.spec import ApplicationSpec, DeploymentOptions, DeploymentSpec, PolicySpec
+from serve_rt.model.spec import (
+    MAX_BODY_BYTES,
+    QUEUE_TIMEOUT_S,
+    ApplicationSpec,
+    DeploymentOptions,
+    DeploymentSpec,
+    PolicySpec,
+)
 from serve_rt.wire import records
 
 log = logging.getLogger(__name__)
@@ -45,7 +52,7 @@ class AppOptions:
     name: str = "default"
     route_prefix: str | None = "/"
     deploy_id: str = ""
-    request_timeout_s: float | None = None
+    limits: AppLimits = field(default_factory=AppLimits)
     import_path: str = ""
     logging_config: LoggingConfig | None = None
     autoscaling_policy: AutoscalingPolicy | None = None
@@ -86,13 +93,17 @@ def build(application: Application, options: AppOptions) -> Built:
     _check_names(graph.deployments, options)
     _import_policies(bound, options)
     deployments = tuple(_deployment(one, graph.ingress, options, blobs) for one in bound)
+    limits = options.limits
     spec = ApplicationSpec(
         name=AppName(options.name),
         deploy_id=options.deploy_id,
         ingress=DeploymentName(graph.ingress),
         deployments=deployments,
         route_prefix=options.route_prefix,
-        request_timeout_s=options.request_timeout_s,
+        request_timeout_s=limits.request_timeout_s,
+        queue_timeout_s=limits.queue_timeout_s or QUEUE_TIMEOUT_S,
+        handle_queue_timeout_s=limits.queue_timeout_s,
+        max_body_bytes=limits.max_body_bytes or MAX_BODY_BYTES,
         import_path=options.import_path,
         config_json=options.config_json,
         target_capacity=options.target_capacity,

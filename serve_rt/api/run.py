@@ -28,6 +28,7 @@ from serve_rt.api.targets import RunTarget, check_apart, check_target, prefix_of
 from serve_rt.api.waiting import reachable, until_deleted, until_routed, until_running
 from serve_rt.config.accepted import ControllerOptions, TracingConfig
 from serve_rt.config.options import (
+    AppLimits,
     AutoscalingPolicy,
     HTTPOptions,
     LoggingConfig,
@@ -148,10 +149,17 @@ def run(
     _local_testing_mode: bool = False,
     external_scaler_enabled: bool = False,
     controller_options: Any = None,
+    request_timeout_s: float | None = None,
+    queue_timeout_s: float | None = None,
+    max_body_bytes: int | None = None,
 ) -> DeploymentHandle[Any]:
     """Deploy an application, wait until it runs, and return a handle of its ingress.
 
-    With `blocking` it returns never: Ctrl-C is logged and raised again.
+    With `blocking` it returns never: Ctrl-C is logged and raised again. The last three are ours, not Ray's:
+    `request_timeout_s` ends an HTTP request that takes longer with 408 (None: as `http_options` say);
+    `queue_timeout_s` is how long a request waits for a free slot of a replica: over HTTP it is then refused with 503
+    (None: after 60 s), a handle's call fails with QueueTimeoutError (None: after an hour); bodies over `max_body_bytes`
+    are answered with 413 (None: 1 GiB). Deployed again with other values they hold at once, for those who wait too.
 
     *Errors*: TypeError, ValueError and ServeException as Ray's for bad arguments; RuntimeError with the user's
     traceback when the deploy failed.
@@ -164,6 +172,7 @@ def run(
         _local_testing_mode=_local_testing_mode,
         external_scaler_enabled=external_scaler_enabled,
         controller_options=controller_options,
+        limits=(request_timeout_s, queue_timeout_s, max_body_bytes),
     )
     if blocking:
         wait_for_ever()
@@ -199,8 +208,9 @@ def _run(
     _local_testing_mode: bool = False,
     external_scaler_enabled: bool = False,
     controller_options: Any = None,
+    limits: tuple[float | None, float | None, int | None] = (None, None, None),
 ) -> DeploymentHandle[Any]:
-    one = RunTarget(target, name, route_prefix, logging_config, external_scaler_enabled)
+    one = RunTarget(target, name, route_prefix, logging_config, external_scaler_enabled, None, *limits)
     return _run_many([one], wait_for_applications_running=_blocking, _local_testing_mode=_local_testing_mode)[0]
 
 
@@ -233,7 +243,7 @@ def _run_many(
             one.name,
             one.route_prefix,
             deploy_id=uuid.uuid4().hex,
-            request_timeout_s=_http.request_timeout_s if _http is not None else None,
+            limits=_limits(one),
             import_path=import_path,
             logging_config=_logging_for(one),
             code_root=code_root,
@@ -251,6 +261,13 @@ def _run_many(
         else:
             log.info("Application '%s' is ready.", spec.name)
     return [DeploymentHandle(spec.ingress, spec.name) for spec in deployed]
+
+
+def _limits(one: RunTarget) -> AppLimits:
+    limits = one.limits()
+    if limits.request_timeout_s is None and _http is not None:
+        limits = replace(limits, request_timeout_s=_http.request_timeout_s or None)
+    return limits
 
 
 def _policy(one: RunTarget) -> AutoscalingPolicy | None:

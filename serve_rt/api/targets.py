@@ -11,12 +11,14 @@ from typing import Any, TypeGuard
 
 from serve_rt.api.deployment import Application, Deployment
 from serve_rt.api.options import check_route_prefix
-from serve_rt.config.options import AutoscalingPolicy, LoggingConfig
+from serve_rt.config.options import AppLimits, AutoscalingPolicy, LoggingConfig
 from serve_rt.errors import ServeException
 
 
 @dataclass(frozen=True)
 class RunTarget:
+    """One application of `run_many`. The last three are ours, not Ray's: see `serve_rt.config.options.AppLimits`."""
+
     target: Application
     name: str = "default"
     route_prefix: str | None = "/"
@@ -24,6 +26,13 @@ class RunTarget:
     external_scaler_enabled: bool = False
     autoscaling_policy: AutoscalingPolicy | Mapping[str, Any] | None = None
     """Ours in Python (Ray has it in YAML only): decides for all deployments of the application that scale."""
+    request_timeout_s: float | None = None
+    queue_timeout_s: float | None = None
+    max_body_bytes: int | None = None
+
+    def limits(self) -> AppLimits:
+        """*Errors*: TypeError, ValueError naming what is wrong."""
+        return AppLimits(self.request_timeout_s, self.queue_timeout_s, self.max_body_bytes)
 
 
 def check_target(one: RunTarget) -> None:
@@ -37,6 +46,7 @@ def check_target(one: RunTarget) -> None:
         raise TypeError(f"`serve.run` expects an `Application` returned by `Deployment.bind()`.{hint}")
     if one.route_prefix is not None:
         check_route_prefix(one.route_prefix)
+    one.limits()
 
 
 def prefix_of(application: Application, asked: str | None = "/") -> str | None:

@@ -154,6 +154,7 @@ def _build_one(application: Application, app: AppConfig, app_dir: str, capacity:
         import_path=app.import_path,
         code_root=Path(app_dir),
         target_capacity=capacity,
+        limits=app.limits,
         autoscaling_policy=AutoscalingPolicy(**app.autoscaling_policy) if app.autoscaling_policy else None,
         overrides={name: options for name, options in overrides.items() if options or name not in names},
         config_json=json.dumps(app.given, default=str),

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from serve_rt.config.options import HTTPOptions
+from serve_rt.config.options import AppLimits, HTTPOptions
 from serve_rt.config.yaml_lines import Document, Path, read_yaml
 
 MAX_APPLICATIONS = 200
@@ -20,9 +20,11 @@ CLUSTER_KEYS = (
     "proxy_location", "http_options", "grpc_options", "controller_options", "logging_config", "tracing_config",
 )  # fmt: skip
 """Of the whole cluster: `serve-agent` has flags for what has a meaning here."""
+_LIMITS = ("request_timeout_s", "queue_timeout_s", "max_body_bytes")
 _APPLICATION_KEYS = (
     "name", "route_prefix", "import_path", "runtime_env", "args", "logging_config", "autoscaling_policy",
     "external_scaler_enabled", "deployments",
+    *_LIMITS,
 )  # fmt: skip
 
 
@@ -39,6 +41,7 @@ class AppConfig:
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Deployment -> options."""
     autoscaling_policy: Mapping[str, Any] | None = None
+    limits: AppLimits = field(default_factory=AppLimits)
     given: Mapping[str, Any] = field(default_factory=dict)
     """As it stands in the file."""
 
@@ -113,8 +116,19 @@ def _application(document: Document, value: Any, path: Path) -> AppConfig:
         runtime_env=_mapping(document, entry.get("runtime_env") or {}, (*path, "runtime_env")),
         overrides=_overrides(document, entry.get("deployments") or [], (*path, "deployments")),
         autoscaling_policy=_policy(document, entry.get("autoscaling_policy"), (*path, "autoscaling_policy")),
+        limits=_limits(document, entry, path),
         given=entry,
     )
+
+
+def _limits(document: Document, entry: Mapping[str, Any], path: Path) -> AppLimits:
+    limits = AppLimits()
+    for name in _LIMITS:
+        try:
+            limits = replace(limits, **{name: entry.get(name)})
+        except (TypeError, ValueError) as error:
+            raise document.error((*path, name), str(error)) from error
+    return limits
 
 
 def _policy(document: Document, value: Any, path: Path) -> Mapping[str, Any] | None:

@@ -146,6 +146,29 @@ class BackpressureConfig(Copied):
 
 
 @dataclass(frozen=True)
+class AppLimits:
+    """Ours, not Ray's: limits of one application, given to `serve.run`, a `RunTarget` or the configuration file. They
+    are changed by deploying again, without a restart, and reach requests that wait already."""
+
+    request_timeout_s: float | None = None
+    """HTTP requests are answered with 408 when they take longer. None: as `http_options` say, else no limit."""
+    queue_timeout_s: float | None = None
+    """How long a request waits for a free slot before it is refused: over HTTP with 503 and Retry-After, for calls of
+    handles with QueueTimeoutError (a TimeoutError and a ServeException). None: 60 s over HTTP; calls of handles wait
+    for an hour (Ray lets them wait for ever)."""
+    max_body_bytes: int | None = None
+    """HTTP requests with longer bodies are answered with 413. None: 1 GiB."""
+
+    def __post_init__(self) -> None:
+        for name in ("request_timeout_s", "queue_timeout_s"):
+            value = getattr(self, name)
+            if value is not None:
+                check_number(name, value, above=0)
+        if self.max_body_bytes is not None:
+            check_integer("max_body_bytes", self.max_body_bytes, least=1)
+
+
+@dataclass(frozen=True)
 class GuardConfig(Copied):
     """Ours, not Ray's: a new version starts with one replica beside the old ones; if it does worse than they, it is
     rolled back."""

@@ -9,26 +9,25 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from serve_rt.context import RequestContext, current_request
-from serve_rt.errors import DeploymentUnavailableError, RequestCancelledError
+from serve_rt.errors import DeadlineExceededError, DeploymentUnavailableError, QueueTimeoutError, RequestCancelledError
 from serve_rt.handle.buffers import Received
 from serve_rt.handle.children import adopt
 from serve_rt.handle.crossing import settled
 from serve_rt.handle.runtime import HandleRuntime, RouteSource
 from serve_rt.handle.serialization import Forwarded, dumps
 from serve_rt.model.ids import DeploymentKey
-from serve_rt.model.routes import DeploymentRoute, RouteTable
+from serve_rt.model.routes import CALL_QUEUE_TIMEOUT_S, DeploymentRoute, RouteTable
 
 if TYPE_CHECKING:
     from serve_rt.routing import Exchange, Outgoing
 
-QUEUE_TIMEOUT_S = 3600.0
-"""Ray lets a handle's call wait for ever; ours gives up after an hour unless its deadline is nearer."""
 UNKNOWN_DEPLOYMENT_TIMEOUT_S = 3.0
 """How long a deployment may be missing from the routes: it can have been deployed a moment ago."""
 GONE_DEPLOYMENT_TIMEOUT_S = 0.3
@@ -177,11 +176,35 @@ class Call:
 
     async def _send(self, routes: RouteSource, route: DeploymentRoute) -> Exchange:
         outgoing = self._outgoing(route)
+        outgoing.queue_timeout_s = queue_timeout_s(routes, self.key)
         if route.max_queued_requests != -1:
             return await routes.router(self.key).send(outgoing)
         # A program may start ten thousand calls at once, as with Ray: those beyond what a router holds wait here.
-        async with self._runtime.line(self.key):
+        line = self._runtime.line(self.key)
+        if line.locked():
+            await self._wait_in_line(line, outgoing)
+        else:
+            await line.acquire()
+        try:
             return await routes.router(self.key).send(outgoing)
+        finally:
+            line.release()
+
+    async def _wait_in_line(self, line: asyncio.Semaphore, outgoing: Outgoing) -> None:
+        """It is one wait to its caller: what is waited here is not waited in the router."""
+        began_s = time.monotonic()
+        until_s = began_s + outgoing.queue_timeout_s
+        if outgoing.deadline is not None:
+            until_s = min(until_s, outgoing.deadline)
+        try:
+            async with asyncio.timeout(max(0.0, until_s - began_s)):
+                await line.acquire()
+        except TimeoutError as error:
+            if until_s == outgoing.deadline:
+                raise DeadlineExceededError(f"the deadline of request {self.request_id} passed in the queue") from error
+            message = f"{self.key}: no replica had a free slot within {outgoing.queue_timeout_s:g} s"
+            raise QueueTimeoutError(message) from error
+        outgoing.queue_timeout_s = max(0.001, until_s - time.monotonic())
 
     async def _pack(self) -> None:
         if not self._pending:
@@ -216,12 +239,18 @@ def outgoing_call(key: DeploymentKey, options: CallOptions, request_id: str, par
         end=False,
         request_id=request_id,
         deadline=parent.deadline,
-        queue_timeout_s=QUEUE_TIMEOUT_S,
+        queue_timeout_s=CALL_QUEUE_TIMEOUT_S,
         app=key.app,
         route=parent.route,
         multiplexed_model_id=options.multiplexed_model_id,
         session_id=options.session_id,
     )
+
+
+def queue_timeout_s(routes: RouteSource, key: DeploymentKey) -> float:
+    """How long a call may wait for a slot: as the application that is called says, else CALL_QUEUE_TIMEOUT_S."""
+    apps = routes.table.apps if routes.table is not None else ()
+    return next((app.call_queue_timeout_s for app in apps if app.name == key.app), CALL_QUEUE_TIMEOUT_S)
 
 
 def _answers(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[int, concurrent.futures.Future[Received]]:

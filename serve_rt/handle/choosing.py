@@ -19,7 +19,15 @@ from typing import TYPE_CHECKING, Any
 
 from serve_rt.context import RequestContext, current_request
 from serve_rt.errors import ReplicaUnavailableError
-from serve_rt.handle.call import Call, CallOptions, Sink, find_route, outgoing_call, request_id_of
+from serve_rt.handle.call import (
+    Call,
+    CallOptions,
+    Sink,
+    find_route,
+    outgoing_call,
+    queue_timeout_s,
+    request_id_of,
+)
 from serve_rt.handle.crossing import settled
 from serve_rt.handle.runtime import HandleRuntime
 from serve_rt.model.ids import DeploymentKey
@@ -105,6 +113,7 @@ class ReplicaChoice:
             outgoing = outgoing_call(self.key, self._options, self.request_id, self._parent)
             assert outgoing.call is not None
             outgoing.call.reserve = True
+            outgoing.queue_timeout_s = queue_timeout_s(routes, self.key)
             outgoing.retry_safe = True  # a slot may be taken twice: nothing runs in it yet
             self._exchange = exchange = await routes.router(self.key).send(outgoing)
             await exchange.started()

@@ -69,6 +69,11 @@ class DeploymentRoute:
         return DeploymentKey(self.app, self.deployment)
 
 
+CALL_QUEUE_TIMEOUT_S = 3600.0
+"""How long a handle's call waits for a slot when its application says nothing. Ray lets it wait for ever; every wait of
+ours has a bound, and this one is longer than anybody waits."""
+
+
 @dataclass(frozen=True, slots=True)
 class AppRoute:
     name: AppName
@@ -79,6 +84,13 @@ class AppRoute:
     body_buffer_bytes: int = 1 << 20
     max_body_bytes: int = 1 << 30
     docs_path: str | None = None
+    handle_queue_timeout_s: float | None = None
+    """`queue_timeout_s` where the application sets it: then calls of handles wait no longer either."""
+
+    @property
+    def call_queue_timeout_s(self) -> float:
+        """Of calls of handles."""
+        return self.handle_queue_timeout_s if self.handle_queue_timeout_s is not None else CALL_QUEUE_TIMEOUT_S
 
 
 @dataclass(frozen=True, slots=True)

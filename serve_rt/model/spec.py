@@ -56,6 +56,12 @@ class AutoscalingOptions:
         return self.initial_replicas if self.initial_replicas is not None else max(1, self.min_replicas)
 
 
+QUEUE_TIMEOUT_S = 60.0
+"""How long an HTTP request waits for a slot, unless its application says otherwise."""
+MAX_BODY_BYTES = 1 << 30
+"""Of an HTTP request, unless its application says otherwise."""
+
+
 @dataclass(frozen=True, slots=True)
 class GuardOptions:
     """A new version that is worse than the old one while both serve is rolled back."""
@@ -162,9 +168,9 @@ class ApplicationSpec:
     deployed_at_s: float = 0.0
     """Wall clock, for display."""
     request_timeout_s: float | None = None
-    queue_timeout_s: float = 60.0
+    queue_timeout_s: float = QUEUE_TIMEOUT_S
     body_buffer_bytes: int = 1 << 20
-    max_body_bytes: int = 1 << 30
+    max_body_bytes: int = MAX_BODY_BYTES
     import_path: str = ""
     config_json: str = ""
     """What the configuration file said of it; "" for one that was not deployed by a file."""
@@ -177,6 +183,8 @@ class ApplicationSpec:
     capacity_rising: bool = False
     autoscaling_policy: PolicySpec | None = None
     """Decides for all deployments of the application that scale, instead of their own policies."""
+    handle_queue_timeout_s: float | None = None
+    """`queue_timeout_s` where it was given: then it holds for calls of handles too."""
     restores: int = 0
     """The number of the version that a rollback asked for; 0: this was asked for by a deploy."""
     schema: int = 1

@@ -55,9 +55,11 @@ class Exchange:
         "opened",
         "put_s",
         "queue_timer",
+        "queued_s",
         "request",
         "reserved_s",
         "retried",
+        "waited_s",
     )
 
     def __init__(self, router: Router, request: Outgoing, arrival: int) -> None:
@@ -72,6 +74,8 @@ class Exchange:
         """When it got the slot it had waited for; 0.0 for one that never waited."""
         self.put_s = 0.0
         """When it was put on a replica; kept for a guarded route only."""
+        self.queued_s = self.waited_s = 0.0
+        """Since when it waits for a slot, and how long it had waited before: a Rejected does not begin that anew."""
         self.queue_timer: asyncio.TimerHandle | None = None
         self._deadline_timer: asyncio.TimerHandle | None = None
         self._router = router
@@ -207,6 +211,9 @@ class Exchange:
 
     def watch_deadline(self) -> None:
         deadline = self.request.deadline
+        if self._deadline_timer is not None:
+            self._deadline_timer.cancel()
+            self._deadline_timer = None
         if deadline is not None:
             loop = asyncio.get_running_loop()
             self._deadline_timer = loop.call_later(max(0.0, deadline - time.monotonic()), self._deadline_passed)
@@ -226,7 +233,9 @@ class Exchange:
         self.attempt = stream.open(self.opened, self.request.body, self.request.end, self, left_ms)
         for payload, end, kind, code, reason in self._sent or ():
             self.attempt.send(payload, end=end, kind=kind, code=code, reason=reason)
-        self._stop_queue_timer()
+        if self.queue_timer is not None:
+            self.waited_s += self.put_s - self.queued_s
+            self._stop_queue_timer()
         self._resolve_reservation()
 
     @property

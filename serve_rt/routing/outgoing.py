@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from serve_rt.model.routes import AppRoute
 from serve_rt.pb import stream_pb2 as pb
 from serve_rt.transport.parts import http_of_open
 
@@ -29,8 +30,22 @@ class Outgoing:
     session_id: str = ""
     encoded: bytes = b""
     """In place of `http`: the Open message as `opened` would make it, laid out by the proxy."""
+    began_s: float = 0.0
+    """When its client asked, for one whose deadline follows the application's `request_timeout_s` while it waits."""
+    own_timeouts_s: tuple[float | None, ...] = ()
+    """The other timeouts of such a one: the nearest of all holds."""
     pinned: bool = False
     """Belongs to one replica: when that is gone it fails, and goes to no other."""
+
+    def retime(self, old: AppRoute, new: AppRoute) -> None:
+        """The application's timeouts have changed. What was not the application's word stays."""
+        if self.call is None and self.queue_timeout_s == old.queue_timeout_s:
+            self.queue_timeout_s = new.queue_timeout_s
+        elif self.call is not None and self.queue_timeout_s == old.call_queue_timeout_s:
+            self.queue_timeout_s = new.call_queue_timeout_s
+        if self.began_s:
+            timeouts_s = [one for one in (*self.own_timeouts_s, new.request_timeout_s) if one is not None]
+            self.deadline = self.began_s + min(timeouts_s) if timeouts_s else None
 
     def opened(self) -> bytes:
         """The Open message, encoded, but for its id, its body and the time left: it is the same in each attempt."""

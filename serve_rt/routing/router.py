@@ -26,7 +26,7 @@ from serve_rt.errors import (
     ReplicaUnavailableError,
 )
 from serve_rt.model.ids import DeploymentKey
-from serve_rt.model.routes import Availability, DeploymentRoute, ReplicaRoute
+from serve_rt.model.routes import AppRoute, Availability, DeploymentRoute, ReplicaRoute
 from serve_rt.routing.exchange import Exchange
 from serve_rt.routing.forecast import Quickest, earliest_answer_s
 from serve_rt.routing.link import Link
@@ -186,10 +186,26 @@ class Router:
         if self._cannot_make_it(exchange, len(self._line)):
             raise self._too_late(exchange)
         self._line.push(exchange)
-        timeout_s = exchange.request.queue_timeout_s
-        loop = asyncio.get_running_loop()
-        exchange.queue_timer = loop.call_later(timeout_s, self._queue_timeout, exchange)
+        exchange.queued_s = time.monotonic()
+        self._watch_queue(exchange)
         self._cry_if_starved()
+
+    def _watch_queue(self, exchange: Exchange) -> None:
+        """It waits since `queued_s`, and has waited before."""
+        if exchange.queue_timer is not None:
+            exchange.queue_timer.cancel()
+        left_s = exchange.queued_s + exchange.request.queue_timeout_s - exchange.waited_s - time.monotonic()
+        loop = asyncio.get_running_loop()
+        exchange.queue_timer = loop.call_later(max(0.0, left_s), self._queue_timeout, exchange)
+
+    def retime(self, old: AppRoute, new: AppRoute) -> None:
+        """The application's timeouts have changed: those who wait are told. What runs keeps the deadline it has."""
+        for exchange in self._line.everyone():
+            deadline = exchange.request.deadline
+            exchange.request.retime(old, new)
+            self._watch_queue(exchange)
+            if exchange.request.deadline != deadline:
+                exchange.watch_deadline()
 
     def _cannot_make_it(self, exchange: Exchange, ahead: int) -> bool:
         deadline = exchange.request.deadline
@@ -302,9 +318,8 @@ class Router:
             exchange.fail(hopeless)
             return
         self._line.push(exchange)
-        if exchange.queue_timer is None:
-            loop = asyncio.get_running_loop()
-            exchange.queue_timer = loop.call_later(exchange.request.queue_timeout_s, self._queue_timeout, exchange)
+        exchange.queued_s = time.monotonic()
+        self._watch_queue(exchange)
         self._cry_if_starved()
 
     def answer_began(self, exchange: Exchange) -> None:

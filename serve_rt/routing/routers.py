@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from serve_rt.aio import TaskOwner
 from serve_rt.credentials import ClusterToken
-from serve_rt.model.ids import DeploymentKey
-from serve_rt.model.routes import DeploymentRoute, RouteTable
+from serve_rt.model.ids import AppName, DeploymentKey
+from serve_rt.model.routes import AppRoute, DeploymentRoute, RouteTable
 from serve_rt.model.tally import Tally
 from serve_rt.routing.link import COUNTERS
 from serve_rt.routing.router import Router
@@ -28,11 +28,18 @@ class Routers:
         self._tasks = TaskOwner("routers")
         self._held = HeldBodies()
         self._routers: dict[DeploymentKey, Router] = {}
+        self._apps: dict[AppName, AppRoute] = {}
         self._routes: dict[DeploymentKey, DeploymentRoute] = {}
         self._changed = asyncio.Event()
 
     def update(self, table: RouteTable) -> None:
         self.table = table
+        apps = {app.name: app for app in table.apps}
+        for key, router in self._routers.items():
+            old, new = self._apps.get(key.app), apps.get(key.app)
+            if old is not None and new is not None and old != new:
+                router.retime(old, new)
+        self._apps = apps
         self._routes = {route.key: route for route in table.deployments}
         for key, router in self._routers.items():
             route = self._routes.get(key)

@@ -53,9 +53,13 @@ class WaitingLine:
             heapq.heapify(self._heap)
         return True
 
+    def everyone(self) -> list[Exchange]:
+        """In order of arrival."""
+        return [self._by_arrival[arrival] for arrival in sorted(self._by_arrival)]
+
     def clear(self) -> list[Exchange]:
         """Take all out, in order."""
-        everyone = [self._by_arrival[arrival] for arrival in sorted(self._by_arrival)]
+        everyone = self.everyone()
         for exchange in everyone:
             self.remove(exchange)
         return everyone

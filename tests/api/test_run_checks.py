@@ -32,6 +32,9 @@ def _no_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ({"route_prefix": "x"}, ValueError, "must start with '/'"),
         ({"route_prefix": "/x/"}, ValueError, "may not end with"),
         ({"route_prefix": "/{x}"}, ValueError, "wildcards"),
+        ({"queue_timeout_s": 0}, ValueError, "queue_timeout_s"),
+        ({"request_timeout_s": "1"}, TypeError, "request_timeout_s"),
+        ({"max_body_bytes": 1.5}, TypeError, "max_body_bytes"),
     ],
 )
 def test_run(options: dict[str, Any], error: type[Exception], message: str) -> None:

@@ -177,3 +177,15 @@ def test_the_commands_tell_it_in_one_sentence(tmp_path: Path) -> None:
     assert f"Error: {bad}:3: applications[0].foo" in told(str(bad)).output
     assert "cannot be read" in told(str(tmp_path / "none.yaml")).output
     assert "go into the file" in told(str(bad), "x=1").output
+
+
+def test_limits_of_an_application_stand_in_the_file(app_dir: Path) -> None:
+    head = f"applications:\n- import_path: {module(app_dir)}:app\n"
+    config = read_config(head + "  queue_timeout_s: 7\n  max_body_bytes: 1000\n  request_timeout_s: 2.5\n", "f")
+    spec = build_all(config, app_dir)[0].spec
+    assert (spec.queue_timeout_s, spec.handle_queue_timeout_s, spec.max_body_bytes) == (7, 7, 1000)
+    assert spec.request_timeout_s == 2.5 and '"queue_timeout_s": 7' in spec.config_json
+    plain = build_all(read_config(head, "f"), app_dir)[0].spec
+    assert (plain.queue_timeout_s, plain.handle_queue_timeout_s, plain.max_body_bytes) == (60.0, None, 1 << 30)
+    with pytest.raises(ConfigError, match=r":3: .*queue_timeout_s.* must be"):
+        read_config(head + "  queue_timeout_s: 0\n", "f")
