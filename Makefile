@@ -12,6 +12,9 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; 
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST_ARGS ?=
+# Tests wait more than they compute. What measures time is marked `alone` and runs before the others, by itself.
+TEST_WORKERS ?= 2
+NOTHING_CHOSEN := 5
 BENCH_ARGS ?=
 # ruff does not walk through links: the two folders that are linked into serve_rt are named.
 LINTED := serve_rt serve_rt/proxy serve_rt/agents tests bench
@@ -50,8 +53,9 @@ run: $(STAMPS)/examples ## serve a real sentence-embedding model on http://127.0
 
 test: lint types unit ## everything that must hold: lint, types, and all tests
 
-unit: $(STAMPS)/develop $(STAMPS)/tools ## the tests alone (make unit PYTEST_ARGS="-k router")
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+unit: $(STAMPS)/develop $(STAMPS)/tools ## the tests without lint and types (make unit PYTEST_ARGS="-k router")
+	$(BIN)/python -m pytest -m "alone and not chaos" $(PYTEST_ARGS) || [ $$? -eq $(NOTHING_CHOSEN) ]
+	$(BIN)/python -m pytest -m "not alone and not chaos" -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 chaos: $(STAMPS)/develop ## the long tests: minutes of faults under load, many simulation seeds
 	$(BIN)/python -m pytest -m chaos $(PYTEST_ARGS)

@@ -14,13 +14,18 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Real clusters last: the fast tests say first what is wrong."""
-    here = Path(__file__).parent
-    slow_folders = {here / "cluster", here / "conformance", here / "examples", here / "gpu"}
+_HERE = Path(__file__).parent
+_SLOW = {_HERE / name for name in ("cluster", "conformance", "examples", "gpu")}
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist deals them out
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Cluster tests are marked, and come last: the fast ones say first what is wrong. With several workers
+    (`pytest -n 3 --dist loadfile`) they come first: what takes longest must not begin last."""
     for item in items:
-        if slow_folders & {item.path.parent}:
+        if item.path.parent in _SLOW:
             item.add_marker(pytest.mark.cluster)
             if item.get_closest_marker("timeout") is None:
                 item.add_marker(pytest.mark.timeout(180))
-    items.sort(key=lambda item: item.path.parent in slow_folders)
+    several = hasattr(config, "workerinput")
+    items.sort(key=lambda item: (item.path.parent in _SLOW) is not several)

@@ -6,11 +6,15 @@ import asyncio
 import time
 from collections import Counter
 
+import pytest
+
 from tests.cluster.conftest import ClusterFactory
 from tests.cluster.harness import Node
 from tests.load.checks import echo, judge
 from tests.load.http_client import Connection
 from tests.load.outcomes import Verdict
+
+pytestmark = pytest.mark.alone
 
 CONNECTIONS = 32
 LOAD_S = 3.0

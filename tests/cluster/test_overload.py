@@ -14,6 +14,8 @@ from tests.cluster.processes import eventually, pss_bytes
 from tests.load.outcomes import Report, Verdict, percentile
 from tests.load.process import LoadProcess
 
+pytestmark = pytest.mark.alone
+
 WORK_S = 0.02
 QUEUE = 16
 MORE_MEMORY = 50 << 20

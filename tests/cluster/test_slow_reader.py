@@ -14,6 +14,8 @@ from tests.cluster.harness import LocalCluster
 from tests.cluster.processes import eventually, pss_bytes
 from tests.load.outcomes import percentile
 
+pytestmark = pytest.mark.alone
+
 OTHERS = 63
 LINES = 100
 FAST_PIECES = 1024
