@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,13 +28,19 @@ OURS = {b"x-request-id", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded
 """Added or made by the proxy."""
 HOP_BY_HOP = {b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade"}
 
-DIFFERENT = {
-    b"GET  / HTTP/1.1\r\n"
-    + HOST
-    + b"\r\n": "llhttp takes several spaces after the method, h11 one; all agree on the rest",
-    b"\r\n\r\n" + GET + HOST + b"\r\n": "RFC 9112 2.2 lets a server skip empty lines before a request; h11 skips none",
-}
-"""What we forward and h11 refuses, and why that is harmless."""
+DIFFERENT = (
+    (
+        re.compile(rb"\A[\r\n]+"),
+        b"",
+        "line ends before a request: RFC 9112 2.2 lets a server skip them; h11 skips none",
+    ),
+    (
+        re.compile(rb"\A([^ \r\n]+) +([^ \r\n]+) +(HTTP/1\.[01]\r\n)"),
+        rb"\1 \2 \3",
+        "several spaces in the request line are one",
+    ),
+)
+"""What llhttp takes and h11 refuses: what to look for, how h11 would have it, why it is harmless. Nothing else."""
 
 PLAIN = (
     GET + HOST + b"\r\n",
@@ -67,6 +74,8 @@ class Understood:
 
 def as_h11(data: bytes) -> tuple[list[Understood], str]:
     """The requests that h11 finds in a connection's bytes, and why it refuses what follows them."""
+    for odd, as_it_should_be, _ in DIFFERENT:
+        data = odd.sub(as_it_should_be, data)
     found: list[Understood] = []
     connection = h11.Connection(h11.SERVER)
     try:
@@ -156,9 +165,7 @@ async def disagreements(cases: Sequence[bytes]) -> list[str]:
             one.handler.act = seen = Seen()
             await asyncio.gather(proxy.raw(data), return_exceptions=True)
             theirs, why = as_h11(data)
-            if data in DIFFERENT:
-                assert seen.requests and not theirs, f"no longer different: {data!r}"
-            elif seen.requests != theirs[: len(seen.requests)]:
+            if seen.requests != theirs[: len(seen.requests)]:
                 found.append(f"{data!r}: we forwarded {seen.requests}, h11 reads {theirs} {why}")
     return found
 
