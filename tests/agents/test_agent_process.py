@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -13,10 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from serve_rt.agents.launcher.client import LauncherClient
+from serve_rt.agents.launcher.records import ProcessKind, SpawnSpec
 from tests.agents.fake_leader import FakeLeader
 from tests.cluster.etcd_server import free_ports
 from tests.cluster.harness import LocalCluster, Node
-from tests.cluster.processes import eventually, processes_of
+from tests.cluster.processes import ProcessId, eventually, processes_of
 
 QUIET = ("--no-controller", "--no-proxy")
 NodeFactory = Callable[..., Node]
@@ -213,16 +216,38 @@ def test_a_killed_etcd_and_a_killed_launcher_are_replaced(cluster: LocalCluster)
     )
     launcher = node.launcher()
     launcher.signal(signal.SIGKILL)
-
-    def another() -> bool:
-        try:
-            return node.launcher() != launcher
-        except OSError:
-            return False
-
-    eventually(another, 5.0, "a second launcher")
+    eventually(lambda: another_launcher(node, launcher), 5.0, "a second launcher")
     assert again.process.alive(), "the children of the dead launcher go on"
     assert node.agent.alive()
+
+
+def test_leaving_ends_what_a_dead_launcher_had_forked_and_told_nobody(cluster: LocalCluster) -> None:
+    node = cluster.start_node(*QUIET)
+    stray = asyncio.run(spawn_behind_its_back(node))
+    launcher = node.launcher()
+    launcher.signal(signal.SIGKILL)
+    eventually(lambda: another_launcher(node, launcher), 5.0, "a second launcher")
+    assert stray.alive()
+    node.leave()
+    assert not stray.alive()
+
+
+async def spawn_behind_its_back(node: Node) -> ProcessId:
+    client = await LauncherClient.connect(node.state, start_if_absent=False)
+    try:
+        spec = SpawnSpec(
+            ProcessKind.CONTROLLER, "stray", 1, argv=("/bin/sleep", "60"), log_path=str(node.state.logs / "stray.log")
+        )
+        return ProcessId.of((await client.spawn(spec)).pid)
+    finally:
+        await client.close()
+
+
+def another_launcher(node: Node, former: ProcessId) -> bool:
+    try:
+        return node.launcher() != former
+    except OSError:
+        return False
 
 
 def test_the_last_agent_with_the_etcd_of_others_does_not_leave_unasked(cluster: LocalCluster) -> None:

@@ -26,6 +26,8 @@ class Link:
         self._flows.set()
         self.answers_pass = True
         self.connections = 0
+        self.asked_bytes = 0
+        """Sent on to the target."""
 
     async def mend(self) -> None:
         self.answers_pass = True
@@ -83,6 +85,7 @@ class Link:
                 continue
             writer.write(data)
             await writer.drain()
+            self.asked_bytes += 0 if answers else len(data)
         raise ConnectionResetError("one side closed")
 
 

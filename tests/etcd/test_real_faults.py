@@ -101,15 +101,19 @@ async def test_a_watch_outlives_kill_9_without_loss_or_duplicate(own_etcd: EtcdS
 
 async def test_a_write_under_way_at_kill_9_is_maybe_applied(own_etcd: EtcdServer) -> None:
     await own_etcd.start()
-    async with client_of(own_etcd.endpoint, timeout_s=2) as client:
+    async with link_to(own_etcd.endpoint) as link, client_of(link.endpoint, timeout_s=2) as client:
         await client.put("/a", b"1")
         own_etcd.freeze()
-        write = asyncio.create_task(client.put("/a", b"2"))
-        await asyncio.sleep(0.1)  # it must be on its way
+        asked_bytes, long = link.asked_bytes, b"2" * 1000
+        write = asyncio.create_task(client.put("/a", long))
+        async with asyncio.timeout(10):
+            while link.asked_bytes < asked_bytes + len(long):  # noqa: ASYNC110  # it must be on its way
+                await asyncio.sleep(0.005)
         own_etcd.kill()
         with pytest.raises(EtcdUnavailableError) as caught:
             await write
         assert caught.value.maybe_applied
+        await link.cut()
         with pytest.raises(EtcdUnavailableError) as caught:
             await client.put("/a", b"3")
         assert not caught.value.maybe_applied, "etcd is not there: nothing was sent"

@@ -68,11 +68,16 @@ async def told_while_dribbling(proxy: Front, head: bytes, drops: bytes, pause_s:
     reader, writer = await proxy.connect()
     writer.write(head)
     dribbling = asyncio.create_task(dribble(writer, drops, pause_s), name="dribble")
+    said = b""
     try:
         async with asyncio.timeout(10):
-            return await reader.read()
+            while more := await reader.read(
+                4096
+            ):  # in pieces: a reset by what was dribbled later takes none of it back
+                said += more
+            return said
     except ConnectionError:
-        return b"reset"
+        return said or b"reset"
     finally:
         dribbling.cancel()
 
