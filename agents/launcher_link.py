@@ -23,6 +23,7 @@ from serve_rt.errors import ServeException, UnavailableError
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 CALL_S = 30.0
+NEXT_LAUNCHER_S = 5.0
 Connect = Callable[[StateDir], Awaitable[LauncherClient]]
 """Connects to the node's launcher, starting one if there is none."""
 
@@ -105,10 +106,19 @@ class LauncherLink:
             return ""
 
     async def shutdown(self) -> None:
+        await self._until_alive()
         await self._tasks.close()
         client, self._client = self._client, None
         if client is not None:
             await client.shutdown()
+
+    async def _until_alive(self) -> None:
+        """A launcher that died a moment ago left children: the next one must be there to be told to end them."""
+        try:
+            async with asyncio.timeout(NEXT_LAUNCHER_S):
+                await self._ask(_alive)
+        except (UnavailableError, TimeoutError) as error:
+            log.error("no launcher to shut down: %s", error, extra={"action": "launcher_unreachable"})
 
     async def close(self) -> None:
         await self._tasks.close()
@@ -182,3 +192,8 @@ class LauncherLink:
         if key not in self._told:
             self._told.add(key)
             self.on_exit(exit_)
+
+
+async def _alive(client: LauncherClient) -> None:
+    if client.closed.is_set():
+        raise UnavailableError("the connection to the launcher is lost")

@@ -18,9 +18,14 @@ class Line:
     def __init__(self) -> None:
         self.closed = asyncio.Event()
         self.exits: asyncio.Queue[Any] = asyncio.Queue()
+        self.was_shut_down = False
 
     async def handles(self) -> tuple[Handle, ...]:
         return ()
+
+    async def shutdown(self) -> None:
+        self.was_shut_down = not self.closed.is_set()
+        self.closed.set()
 
     async def close(self) -> None:
         self.closed.set()
@@ -51,3 +56,32 @@ async def _broken_link(folder: Path) -> list[BaseException]:
 def test_a_line_that_went_deaf_is_told(tmp_path: Path) -> None:
     [error] = asyncio.run(_broken_link(tmp_path))
     assert "a bug in whoever hears of it" in str(error)
+
+
+async def _shut_down_while_it_is_replaced(folder: Path) -> list[Line]:
+    """The launcher has died, the next one is being started, and the agent leaves."""
+    lines: list[Line] = []
+    started = asyncio.Event()
+
+    async def connect(_state: StateDir) -> LauncherClient:
+        if lines:
+            await started.wait()
+        lines.append(Line())
+        return cast(LauncherClient, lines[-1])
+
+    link = LauncherLink(StateDir(folder), connect)
+    await link.start()
+    link.listen()
+    lines[0].closed.set()
+    leaving = asyncio.create_task(link.shutdown())
+    for _ in range(10):
+        await asyncio.sleep(0)
+    started.set()
+    async with asyncio.timeout(10):
+        await leaving
+    return lines
+
+
+def test_the_next_launcher_is_told_to_end_what_the_dead_one_left(tmp_path: Path) -> None:
+    dead, successor = asyncio.run(_shut_down_while_it_is_replaced(tmp_path))
+    assert successor.was_shut_down and not dead.was_shut_down

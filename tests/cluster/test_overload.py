@@ -79,11 +79,11 @@ def _goodput(report: Report, seconds: float) -> float:
 def test_clients_that_ask_again_at_once_make_no_storm(cluster_of: ClusterFactory, show: Show) -> None:
     """One of three replicas dies, the others cannot do all; every client asks five times, without a pause."""
     cluster = cluster_of()
-    slow = {"sleep_ms": 20, "start_s": 3}
+    slow = {"sleep_ms": 40, "start_s": 3}
     cluster.deploy("echo", num_replicas=3, max_ongoing_requests=2, max_queued_requests=QUEUE, arguments=slow)
     victim = cluster.await_replicas(3)[0]
     before = cluster.node.json("/-/counters")
-    with LoadProcess(cluster.node.http_port, rate_per_s=240, attempts=5) as load:
+    with LoadProcess(cluster.node.http_port, rate_per_s=120, attempts=5) as load:
         time.sleep(1.0)
         inject(Kill(victim.process))
         died_s = time.monotonic()

@@ -11,15 +11,17 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.cluster.conftest import ClusterFactory, Show
-from tests.cluster.faults import Freeze, Kill, applied, inject
+from tests.cluster.faults import Freeze, Kill, Together, applied, inject
 from tests.cluster.harness import LocalCluster
-from tests.cluster.processes import ProcessId, eventually
+from tests.cluster.processes import HandleFile, ProcessId, eventually
 from tests.load.outcomes import Report
 from tests.load.process import LoadProcess
 
 RATE = 50.0
 SCHEDULING_S = 1.0
 """A busy machine's share of a promised time."""
+STARTS_S = 1.0
+"""What a replica without a slow constructor may take from its fork to its first answer here."""
 
 
 def test_killed_replica_loses_nothing_and_comes_back(cluster_of: ClusterFactory, show: Show) -> None:
@@ -42,6 +44,55 @@ def test_killed_replica_loses_nothing_and_comes_back(cluster_of: ClusterFactory,
     assert after[0].incarnation > victim.incarnation, "a restart keeps the id and raises the incarnation"
     assert victim.process.pid in load.report.pids, "the victim must have served before"
     assert load.report.lost == 0 and load.report.refused == 0, load.report.summary()
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(300)
+def test_a_replica_killed_every_five_seconds_for_a_minute(cluster_of: ClusterFactory, show: Show) -> None:
+    """T5."""
+    cluster = cluster_of()
+    cluster.deploy("echo", num_replicas=3)
+    cluster.await_replicas(3)
+    back_s = []
+    with LoadProcess(cluster.node.http_port, rate_per_s=100) as load:
+        for round_ in range(12):
+            victim = cluster.await_replicas(3)[round_ % 3]
+            inject(Kill(victim.process))
+            killed = time.monotonic()
+            await_successor(cluster, victim)
+            back_s.append(time.monotonic() - killed)
+            time.sleep(max(0.0, killed + 5.0 - time.monotonic()))
+    show("a kill -9 every 5 s", load.report)
+    print(f"    ready again after {max(back_s[:3]):.2f} s, {max(back_s):.2f} s with the back-off of the often killed")
+    assert load.report.lost == 0 and load.report.refused == 0, load.report.summary()
+    assert max(back_s[:3]) <= STARTS_S + 1.0 + SCHEDULING_S
+
+
+def await_successor(cluster: LocalCluster, victim: HandleFile) -> None:
+    """All three are ready, and the victim is another process."""
+
+    def there() -> bool:
+        return any(h.name == victim.name and h.process != victim.process for h in cluster.await_replicas(3))
+
+    eventually(there, 10, "it runs again")
+
+
+def test_all_replicas_killed_at_once_and_what_comes_meanwhile_waits(cluster_of: ClusterFactory, show: Show) -> None:
+    """T6: it waits in the proxy for the replicas that start, all at the same time."""
+    cluster = cluster_of()
+    cluster.deploy("echo", num_replicas=3, arguments={"start_s": 1.0})
+    victims = cluster.await_replicas(3)
+    with LoadProcess(cluster.node.http_port, rate_per_s=RATE) as load:
+        time.sleep(0.5)
+        inject(Together([Kill(victim.process) for victim in victims]))
+        cluster.await_replicas(3)
+        time.sleep(0.5)
+    show("all replicas kill -9", load.report)
+    assert {victim.process.pid for victim in victims} & load.report.pids, "they served before"
+    twice = [record for record in load.report.records if record.status == 502]
+    assert load.report.lost == len(twice) <= 1, load.report.summary()  # one that two of the dying had in turn
+    assert load.report.refused == 0
+    assert 1.0 < load.report.latency_s(1.0) <= 1.0 + STARTS_S + 1.0 + SCHEDULING_S, load.report.summary()
 
 
 def test_frozen_replica_is_taken_out_then_killed(cluster_of: ClusterFactory, show: Show) -> None:
