@@ -11,6 +11,7 @@ import logging
 from pathlib import Path
 
 from serve_rt.aio import Backoff
+from serve_rt.config.waits import wait_s
 from serve_rt.errors import EtcdUnavailableError
 from serve_rt.etcd import EtcdStore, EtcdTls, judge_version
 from serve_rt.model.starts import EtcdAddress
@@ -21,9 +22,9 @@ REACHED_WITHIN_S = 10.0
 
 async def first_contact(store: EtcdStore, address: EtcdAddress) -> None:
     """*Errors*: EtcdUnavailableError naming the endpoints after REACHED_WITHIN_S; EtcdTooOldError."""
-    backoff, reason = Backoff(0.1, 1.0), "no answer"
+    backoff, reason, limit_s = Backoff(0.1, 1.0), "no answer", wait_s("first_contact_s", REACHED_WITHIN_S)
     try:
-        async with asyncio.timeout(REACHED_WITHIN_S):
+        async with asyncio.timeout(limit_s):
             while True:
                 try:
                     status = await store.status()
@@ -33,7 +34,7 @@ async def first_contact(store: EtcdStore, address: EtcdAddress) -> None:
                 await asyncio.sleep(backoff.next_s())
     except TimeoutError as error:
         raise EtcdUnavailableError(
-            f"etcd at {', '.join(address.endpoints)} did not answer within {REACHED_WITHIN_S:g} s ({reason}): "
+            f"etcd at {', '.join(address.endpoints)} did not answer within {limit_s:g} s ({reason}): "
             "check --etcd, or leave it out to run an embedded one"
         ) from error
     warning = judge_version(status.version)

@@ -13,7 +13,7 @@ from functools import cache
 from serve_rt.errors import ConfigError
 
 VARIABLE = "SERVE_TEST_WAITS"
-NAMES = frozenset({"node_lease_s", "leader_lease_s", "node_grace_s", "blob_grace_s", "blob_look_s"})
+NAMES = frozenset({"first_contact_s", "node_lease_s", "leader_lease_s", "node_grace_s", "blob_grace_s", "blob_look_s"})
 
 
 @cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -69,7 +70,7 @@ def test_a_light_load_keeps_the_last_replica(cluster_of: ClusterFactory) -> None
     cluster.deploy("echo", autoscaling_config=OPTIONS, arguments={"sleep_ms": WORK_MS})
     before = {handle.key for handle in cluster.await_replicas(1)}
     with LoadProcess(cluster.node.http_port, rate_per_s=LIGHT) as load:
-        time.sleep(6)  # several look-backs and delays
+        time.sleep(4)  # a look-back and several delays
         assert {handle.key for handle in cluster.await_replicas(1)} == before
     assert load.report.lost == 0 and load.report.refused == 0, load.report.summary()
 
@@ -82,7 +83,9 @@ def test_another_leader_goes_on_from_the_target(cluster_of: ClusterFactory, show
         _await_running(cluster, 3)
         before = {handle.key for handle in cluster.await_replicas(3)}
         _change_leader(cluster)
-        time.sleep(2 * OPTIONS["look_back_period_s"] + 2)  # long enough to fall, if it were to
+        time.sleep(
+            OPTIONS["look_back_period_s"] + OPTIONS["downscale_delay_s"] + 1
+        )  # long enough to fall, if it were to
         assert {handle.key for handle in cluster.await_replicas(3)} == before
     show("autoscaling: another leader at three replicas", load.report)
     assert load.report.lost == 0 and load.report.refused == 0, load.report.summary()
@@ -169,6 +172,27 @@ def test_six_to_one_ten_times_loses_nothing(cluster_of: ClusterFactory, show: Sh
     report = _scaled_down_again_and_again(cluster_of(), 10)
     show("scale-down 6 to 1, ten times", report)
     assert report.lost == 0 and report.refused == 0 and report.ok, report.summary()
+
+
+@pytest.mark.chaos
+def test_a_square_wave_does_not_make_it_swing(cluster_of: ClusterFactory, show: Show) -> None:
+    """Period 20 s, with delays short enough to follow it. It falls once and learns; then it stays up."""
+    cluster = cluster_of()
+    cluster.deploy("echo", autoscaling_config=OPTIONS | {"min_replicas": 1}, arguments={"sleep_ms": WORK_MS})
+    port, seen = cluster.node.http_port, []
+    with LoadProcess(port, rate_per_s=LIGHT, name="light") as light:
+        for _ in range(6):
+            began = time.monotonic()
+            with LoadProcess(port, rate_per_s=HEAVY, name="heavy") as heavy:
+                time.sleep(9.0)
+            seen.append(_running(cluster))
+            time.sleep(max(0.0, 20.0 - (time.monotonic() - began)))
+            seen.append(_running(cluster))
+            assert heavy.report.lost == 0 and heavy.report.refused == 0, heavy.report.summary()
+    show(f"a square wave: {seen} replicas", light.report)
+    turns = sum(one != other for one, other in pairwise(seen[3:]))
+    assert seen[0] == 3 and turns <= 1, f"after learning it must not follow the wave: {seen}"
+    assert light.report.lost == 0 and light.report.refused == 0, light.report.summary()
 
 
 def test_a_hundred_first_requests_start_one_replica(cluster_of: ClusterFactory) -> None:

@@ -63,11 +63,12 @@ def test_a_crash_loop_backs_off_and_disturbs_nobody(cluster_of: ClusterFactory, 
 
 @pytest.mark.chaos
 def test_twenty_updates_in_a_row_lose_nothing(cluster_of: ClusterFactory, show: Show) -> None:
-    """There and back again, under two names for the ingress in turn: as many answers of each version as it takes."""
+    """There and back again, under two names for the ingress in turn: as many answers of each version as it takes, and
+    streams beside them, each whole."""
     cluster = cluster_of()
     cluster.deploy("echo", num_replicas=2, arguments={"version": "v0"})
-    fewest = []
-    with LoadProcess(cluster.node.http_port, rate_per_s=RATE) as load:
+    fewest, port = [], cluster.node.http_port
+    with LoadProcess(port, rate_per_s=5, shooter="stream") as streams, LoadProcess(port, rate_per_s=RATE) as load:
         for number in range(1, 21):
             kind = ("echo", "front")[number // 2 % 2]
             cluster.deploy(kind, num_replicas=2, arguments={"version": f"v{number}"})
@@ -76,5 +77,7 @@ def test_twenty_updates_in_a_row_lose_nothing(cluster_of: ClusterFactory, show: 
             eventually(partial(_is_answered_by, cluster, f"v{number}"), 20, "it answers")
     show("twenty updates", load.report)
     assert load.report.lost == 0 and load.report.refused == 0, load.report.summary()
+    show("streams over twenty updates", streams.report)
+    assert streams.report.lost == 0 and streams.report.refused == 0 and streams.report.ok, streams.report.summary()
     assert min(fewest) >= 2, "ready never below the floor"
     assert load.report.longest_gap_s() < 1.0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
 from tests.cluster.conftest import ClusterFactory, Show
 from tests.cluster.harness import LocalCluster
 from tests.cluster.processes import eventually
@@ -36,6 +38,7 @@ def test_another_ingress_name_loses_nothing(cluster_of: ClusterFactory, show: Sh
     assert report.longest_gap_s() < 1.0, "the old ingress answers until the new one is ready"
 
 
+@pytest.mark.chaos
 def test_negative_control_without_the_handover_there_is_a_gap(cluster_of: ClusterFactory, show: Show) -> None:
     report = _renamed(cluster_of(disable="handover"))
     show("another ingress name, without the handover", report)

@@ -46,8 +46,10 @@ def test_killed_leader_is_replaced(cluster_of: ClusterFactory, show: Show) -> No
     with LoadProcess(cluster.node.http_port, rate_per_s=RATE) as load:
         time.sleep(0.5)
         inject(Kill(old))
+        child = cluster.deploy_later("echo", name="after", route="/after")  # while nobody leads
         without_s = _new_leader(cluster, old, 13.0)
-        cluster.deploy("echo", name="after", route="/after")
+        output, _ = child.communicate(timeout=40)
+        assert child.returncode == 0, output
     show("leader kill -9", load.report)
     print(f"a new leader after {without_s:.1f} s")
 
@@ -77,7 +79,7 @@ def test_replicas_spread_over_both_agents_and_survive_the_leaders_whole_node(
     cluster_of: ClusterFactory, show: Show
 ) -> None:
     """kill -9 of the agent and the leader on it: the other node's proxy goes on with the replicas of both."""
-    cluster = cluster_of(2, external_etcd=True)
+    cluster = cluster_of(2, external_etcd=True, WAITS="leader_lease_s=3")
     cluster.deploy("echo", num_replicas=2)
     cluster.await_replicas(2)
     assert all(node.replicas() for node in cluster.nodes), "spread by default"

@@ -137,6 +137,7 @@ def _flapping(cluster_of: ClusterFactory, show: Show, *, lease_s: float, turns: 
             link.close()
 
 
+@pytest.mark.chaos
 def test_leaders_cut_off_in_turn(cluster_of: ClusterFactory, show: Show) -> None:
     _flapping(cluster_of, show, lease_s=2, turns=2)
 

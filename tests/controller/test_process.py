@@ -50,7 +50,9 @@ class Controller:
         )
         argv = [sys.executable, "-c", PROGRAM, json.dumps(json.loads(encode(start)))]
         with (folder / f"{node}.log").open("wb") as log:
-            self.process = subprocess.Popen(argv, stderr=log, env={**os.environ})
+            self.process = subprocess.Popen(
+                argv, stderr=log, env={**os.environ, "SERVE_TEST_WAITS": "leader_lease_s=4"}
+            )
 
     def kill(self) -> None:
         if self.process.poll() is None:
@@ -69,7 +71,7 @@ async def leader(store: EtcdClient, other_than: int = 0, limit_s: float = 30.0) 
     raise AssertionError("the watch ended")
 
 
-@pytest.mark.parametrize(("number", "limit_s"), [(signal.SIGTERM, 2.0), (signal.SIGKILL, 14.0)], ids=["term", "kill"])
+@pytest.mark.parametrize(("number", "limit_s"), [(signal.SIGTERM, 2.0), (signal.SIGKILL, 7.0)], ids=["term", "kill"])
 async def test_another_leads_after(number: signal.Signals, limit_s: float, server: EtcdServer, tmp_path: Path) -> None:
     store = EtcdClient([server.endpoint])
     first = Controller(server, tmp_path, "a")
