@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from serve_rt.aio import TaskOwner
 from serve_rt.context import RequestContext
@@ -108,7 +109,7 @@ class Call:
         self._unchecked_bytes = 0
         self._room: asyncio.Task[None] | None = None
         self._resume: Callable[[], object] | None = None
-        self._fetch: asyncio.Task[None] | None = None
+        self._fetch: asyncio.Task[None] | asyncio.Task[pb.Data | None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         request.on_cancel = self._on_cancel
         if request.deadline is not None:
@@ -249,7 +250,9 @@ class Call:
         if self._left or self.cancelled:
             self._roads.to_user.post(_resolve_with, arrived, None)
             return
-        self._fetch = self._roads.tasks.start(self._fetch_part(arrived), name="fetch a part")
+        self._fetch = self._roads.tasks.start(self.request.receive(), name="fetch a part")
+        # No `finally` inside: one that is cancelled before its first step has none, and the reader waits for ever.
+        self._fetch.add_done_callback(partial(self._fetched, arrived))
 
     def rename(self, what: pb.MethodCall) -> None:
         """A reserved slot is used: this is what for."""
@@ -260,12 +263,9 @@ class Call:
         """`task` reads the request's body for user code that has not begun: it ends with the call."""
         self._fetch = task
 
-    async def _fetch_part(self, arrived: asyncio.Future[pb.Data | None]) -> None:
-        part: pb.Data | None = None
-        try:
-            part = await self.request.receive()
-        finally:  # cancelled with the call: the reader must not wait for ever
-            self._roads.to_user.post(_resolve_with, arrived, part)
+    def _fetched(self, arrived: asyncio.Future[pb.Data | None], fetch: asyncio.Task[pb.Data | None]) -> None:
+        part = None if fetch.cancelled() or fetch.exception() is not None else fetch.result()
+        self._roads.to_user.post(_resolve_with, arrived, part)
 
     def _on_cancel(self, _reason: str) -> None:
         """The transport: the caller has gone, or its stream broke."""

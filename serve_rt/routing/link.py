@@ -171,8 +171,12 @@ class Link:
     async def _keep(self) -> None:
         while not self.retired:
             await self._wanted.wait()
-            self.stream = ClientStream(self._identity, self._token, self._client, self)
-            await dial(self.route.address, self.stream, self._tasks)
+            self.stream = stream = ClientStream(self._identity, self._token, self._client, self)
+            try:
+                await dial(self.route.address, stream, self._tasks)
+            except Exception:  # whatever it is, a replica must not stay without a stream until its route changes
+                log.exception("dialing %s failed", self.name, extra={"action": "dial_failed"})
+                stream.lost("dialing failed")
             if not self.retired:
                 await asyncio.sleep(self._backoff.next_s())
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
+from typing import Any
 
 from serve_rt.aio import TaskOwner
+from serve_rt.context import RequestContext
 from serve_rt.model.ids import AppName, DeploymentKey, DeploymentName
 from serve_rt.pb import stream_pb2 as pb
 from serve_rt.replica.access_log import AccessLog
-from serve_rt.replica.call import Roads
+from serve_rt.replica.call import Call, Roads
 from serve_rt.replica.crossing import Crossing
 from serve_rt.replica.dispatch import Dispatch
 from serve_rt.replica.thread_pool import ThreadPool
@@ -37,5 +40,30 @@ def test_cancelled_before_the_arguments_are_gathered_frees_the_slot() -> None:
         pair.cut()
         await tasks.close()
         user_loop.stop()
+
+    asyncio.run(run())
+
+
+def test_a_reader_of_a_body_is_told_when_its_fetch_never_began() -> None:
+    async def run() -> None:
+        tasks = TaskOwner("test")
+        told: list[tuple[Any, tuple[Any, ...]]] = []
+        to_user = SimpleNamespace(post=lambda step, *args: told.append((step, args)))
+        roads: Any = SimpleNamespace(tasks=tasks, to_user=to_user)
+        pair = Pair().greet()
+        pair.open(b"", end=False)
+        pair.settle()
+        call = Call(pair.handler.running[0], RequestContext(), roads, ("POST", "/"), lambda call: None)
+        arrived: asyncio.Future[pb.Data | None] = asyncio.get_running_loop().create_future()
+        call._on_wanted(arrived)
+        call._stop_user_code()  # before the loop has turned: the fetch is cancelled before its first step
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        for step, args in told:  # as the user loop would run them
+            if args[:1] == (arrived,):
+                step(*args)
+        assert arrived.done() and arrived.result() is None
+        await tasks.close()
+        pair.cut()
 
     asyncio.run(run())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
 import pytest
 
@@ -21,6 +22,8 @@ from serve_rt.errors import (
 from serve_rt.model.ids import ReplicaId
 from serve_rt.model.routes import Availability, ReplicaRoute
 from serve_rt.pb import stream_pb2 as pb
+from serve_rt.routing import link
+from serve_rt.transport import client
 from serve_rt.transport.server import ServerRequest
 from tests.routing.replicas import TOKEN, answer, ask, outgoing, replicas, table, until
 
@@ -342,3 +345,17 @@ async def test_draining_rejects_and_waits() -> None:
 
 def test_the_token_is_not_shown() -> None:
     assert "t" * 32 not in repr(TOKEN)
+
+
+async def test_an_error_nobody_expects_does_not_end_a_link(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, failures = client.dial, [RuntimeError("no file descriptors left"), OSError("odd")]
+
+    async def dial(*args: Any) -> None:
+        if failures:
+            raise failures.pop()
+        await real(*args)
+
+    monkeypatch.setattr(link, "dial", dial)
+    async with replicas() as them:
+        router = them.client(await them.start("one"))
+        assert await asyncio.wait_for(ask(router), 10) == b"r" and not failures
