@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from tests.cluster.conftest import ClusterFactory, Show
 from tests.load.process import LoadProcess
 
@@ -32,6 +34,7 @@ def test_blocked_loop_and_held_gil_are_left_alone(cluster_of: ClusterFactory, sh
     assert load.report.lost == 0, load.report.summary()
 
 
+@pytest.mark.chaos
 def test_negative_control_without_the_busy_check_it_is_killed(cluster_of: ClusterFactory) -> None:
     cluster = cluster_of(disable="busy-check")
     cluster.deploy("echo", num_replicas=1)

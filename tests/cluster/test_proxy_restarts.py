@@ -80,7 +80,7 @@ def hot_restarts(cluster: LocalCluster, times: int) -> Report:
     return Report.merged(load.report for load in loads)
 
 
-@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("workers", [1, pytest.param(3, marks=pytest.mark.chaos)])
 def test_workers_are_replaced_again_and_again_and_nobody_notices(
     cluster_of: ClusterFactory, show: Show, workers: int
 ) -> None:
@@ -101,6 +101,7 @@ def test_twenty_hot_restarts(cluster_of: ClusterFactory, show: Show, workers: in
     assert report.lost == 0 and report.refused == 0, report.summary()
 
 
+@pytest.mark.chaos
 def test_control_without_lame_ducks_requests_are_lost(cluster_of: ClusterFactory, show: Show) -> None:
     cluster = cluster_of(disable="lame-duck")
     cluster.deploy("echo", num_replicas=2, arguments={"sleep_ms": 20})
