@@ -45,6 +45,8 @@ class Proxies:
         self._changed = asyncio.Event()
         self._workers: list[Child] = []
         self._port = 0
+        self._open_now = False
+        """All of `_open` has been done, and nothing of `_close`'s is left to do."""
         self._last_port = settings.http_port or specs.adopted_http_port(self._found)
         self.on_address: Callable[[], None] = lambda: None
         """`address` is another one now."""
@@ -91,6 +93,7 @@ class Proxies:
         if self._port:
             self._workers = [self._add_worker(node, worker) for worker in range(self._settings.proxy_workers)]
             await asyncio.gather(*(worker.ensure(self._found) for worker in self._workers))
+            self._open_now = True
 
     def cluster_changed(self, node: NodeId, cluster: Cluster) -> None:
         if not self.may or node not in cluster.nodes or cluster.proxy is None:
@@ -122,25 +125,28 @@ class Proxies:
                 self._changed.set()
 
     async def _open(self, node: ThisNode) -> None:
-        if self._port:
+        if self._open_now and self._port:
             return
         await self._bind()
         log.info("this node serves HTTP on %s", self.address, extra={"action": "proxies_opened"})
         if self._workers:
             await asyncio.gather(*(worker.resume() for worker in self._workers))
+            self._open_now = True
         else:
             await self.start(node)
         self.on_address()
 
     async def _close(self) -> None:
         """Where nobody may connect any more nothing is bound; what is connected is drained."""
-        if not self._port:
+        if not self._open_now:
             return
-        log.info("this node serves HTTP no more", extra={"action": "proxies_closed"})
-        self._port = 0
-        self.on_address()
+        if self._port:  # else the launcher did not answer the last time
+            log.info("this node serves HTTP no more", extra={"action": "proxies_closed"})
+            self._port = 0
+            self.on_address()
         await self._launcher.unbind_http()
         await asyncio.gather(*(worker.rest() for worker in self._workers))
+        self._open_now = False
 
     async def _bind(self) -> None:
         settings = self._settings
