@@ -76,7 +76,8 @@ class NodeWriter:
         return await self._write(ops)
 
     async def hold_blobs(self, held: Iterable[BlobDigest], dropped: Iterable[BlobDigest] = ()) -> int:
-        ops: list[Put | Delete] = [Put(self._keys.blob(digest, self._node), b"{}") for digest in held]
+        """Under the registration's lease: who is gone gives nobody anything, and each registration says all anew."""
+        ops: list[Put | Delete] = [Put(self._keys.blob(digest, self._node), b"{}", self.lease) for digest in held]
         ops += [Delete(self._keys.blob(digest, self._node)) for digest in dropped]
         return await self._write(ops)
 

@@ -15,8 +15,12 @@ def _on_disk(cluster: LocalCluster) -> set[str]:
 
 
 def _named(cluster: LocalCluster) -> set[str]:
+    return {key.removeprefix(BLOBS).split("/")[0] for key in _keys(cluster)}
+
+
+def _keys(cluster: LocalCluster) -> list[str]:
     assert cluster.etcd is not None
-    return {key.removeprefix(BLOBS).split("/")[0] for key in cluster.etcd.get(BLOBS)}
+    return list(cluster.etcd.get(BLOBS))
 
 
 def test_blobs_of_a_deleted_application_go_and_the_others_stay(cluster_of: ClusterFactory) -> None:
@@ -32,3 +36,8 @@ def test_blobs_of_a_deleted_application_go_and_the_others_stay(cluster_of: Clust
     victim = cluster.await_replicas(2)[0]
     inject(Kill(victim.process))
     cluster.await_replicas(2)  # started again from what has stayed
+
+    gone, name = cluster.nodes[1], str(cluster.nodes[1].ready["node_id"])
+    assert any(key.endswith(f"/{name}") for key in _keys(cluster))
+    gone.leave()
+    assert not any(key.endswith(f"/{name}") for key in _keys(cluster)), "a node that is gone holds nothing"
