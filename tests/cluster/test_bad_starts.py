@@ -69,7 +69,7 @@ def test_twenty_updates_in_a_row_lose_nothing(cluster_of: ClusterFactory, show: 
     cluster.deploy("echo", num_replicas=2, arguments={"version": "v0"})
     fewest, port = [], cluster.node.http_port
     with (
-        LoadProcess(port, rate_per_s=5, shooter="stream", path="/stream") as streams,
+        LoadProcess(port, rate_per_s=5, shooter="slow_stream", path="/stream") as streams,
         LoadProcess(port, rate_per_s=RATE) as load,
     ):
         for number in range(1, 21):
