@@ -117,6 +117,7 @@ class ClientStream:
         request_id = self._next_id
         self._next_id = request_id + 1
         request = self.requests[request_id] = ClientRequest(self, request_id, listener)
+        self.budget.began()
         inline = len(body) <= INLINE_BODY_BYTES
         window = self.budget.window()
         if window != WINDOW_BYTES or self.body_window != WINDOW_BYTES:  # somebody is short of memory
@@ -277,7 +278,8 @@ class ClientStream:
         self._owner.on_room()
 
     def forget(self, request: ClientRequest) -> None:
-        self.requests.pop(request.id, None)
+        if self.requests.pop(request.id, None) is not None:
+            self.budget.ended()
 
     def lost(self, reason: str) -> None:
         """The stream broke or was cut: every request on it hears what is known about its work."""

@@ -3,9 +3,10 @@
 Both ends count the same way: a Data part costs its payload and PART_COST_BYTES. Open and Head may carry a small body
 that is not counted; it is bounded by INLINE_BODY_BYTES.
 
-Who reads decides. What has arrived and is unread is held against a `Budget`, of the stream and of the process; the more
-of it is taken, the smaller is the window that a request gets: a new one begins with it (Open tells the window of the
-answer, `Window` the one that bodies shall begin with), one under way is given credit up to it and no further.
+Who reads decides. What has arrived and is unread is held against a `Budget`, of the stream and of the process, and what
+the answers under way may still bring counts too. The more of it is taken, the smaller is the window that a request has:
+a new one begins with it (Open tells the window of the answer, `Window` the one that bodies shall begin with), one under
+way is given credit up to it and no further.
 """
 
 from __future__ import annotations
@@ -36,10 +37,12 @@ class Held:
     """Bytes that have arrived in a process and are unread. One thread has all its streams, so nothing is locked; what
     is dropped unread may be dropped by any thread, and waits in `dropped` until the streams' thread looks."""
 
-    __slots__ = ("bytes", "dropped")
+    __slots__ = ("bytes", "dropped", "live")
 
     def __init__(self) -> None:
         self.bytes = 0
+        self.live = 0
+        """Requests whose answers have not ended."""
         self.dropped: deque[tuple[Budget, int]] = deque()
 
     def settle(self) -> None:
@@ -51,10 +54,11 @@ class Held:
 class Budget:
     """Of one stream, within that of the process."""
 
-    __slots__ = ("_process", "held")
+    __slots__ = ("_process", "held", "live")
 
     def __init__(self, process: Held) -> None:
         self.held = 0
+        self.live = 0
         self._process = process
 
     def take(self, count: int) -> None:
@@ -62,13 +66,26 @@ class Budget:
         self.held += count
         self._process.bytes += count
 
+    def began(self) -> None:
+        """A request whose answer may fill a window from now on."""
+        self.live += 1
+        self._process.live += 1
+
+    def ended(self) -> None:
+        self.live -= 1
+        self._process.live -= 1
+
     def window(self) -> int:
         """What a request of the stream may have unread now."""
         process = self._process
-        if not process.bytes:  # the usual: nobody waits for a reader
-            return WINDOW_BYTES
+        if not process.bytes and process.live * 2 * WINDOW_BYTES <= STREAM_BUDGET_BYTES:
+            return WINDOW_BYTES  # the usual: nobody waits for a reader, and there is no crowd
         process.settle()
-        return window_at(max(self.held / STREAM_BUDGET_BYTES, process.bytes / PROCESS_BUDGET_BYTES))
+        return min(
+            window_at(max(self.held / STREAM_BUDGET_BYTES, process.bytes / PROCESS_BUDGET_BYTES)),
+            window_for(self.live, self.held, STREAM_BUDGET_BYTES),
+            window_for(process.live, process.bytes, PROCESS_BUDGET_BYTES),
+        )
 
     def dropped(self, count: int) -> None:
         """Will not be read any more; from any thread."""
@@ -80,6 +97,22 @@ def window_at(taken: float) -> int:
     if taken < 0.5:
         return WINDOW_BYTES
     return SMALL_WINDOW_BYTES if taken < 0.75 else LEAST_WINDOW_BYTES
+
+
+def window_for(live: int, held: int, budget: int) -> int:
+    """The window of one of `live` requests, so that all together cannot fill more than the budget, were they to fill
+    theirs at once: each size has half of it. (Of those that have a size, take the one that got it last: then all others
+    that have it were live, or unread and held, and were counted. So they fit in that half.) The least is not counted.
+
+    >>> window_for(2, 0, 1 << 20) == WINDOW_BYTES, window_for(3, 0, 1 << 20) == SMALL_WINDOW_BYTES
+    (True, True)
+    """
+    if not live:  # a replica: how many bodies may come is its slots' to say
+        return WINDOW_BYTES
+    for window in (WINDOW_BYTES, SMALL_WINDOW_BYTES):
+        if 2 * (held + live * window) <= budget:
+            return window
+    return LEAST_WINDOW_BYTES
 
 
 class Inflow:
