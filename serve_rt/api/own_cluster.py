@@ -29,6 +29,11 @@ _SECOND_SIGNAL_TIMEOUT_S = 10.0
 _PROBE_TIMEOUT_S = 1.0
 
 
+starting: OwnCluster | None = None
+"""What `serve run` has started and not taken for its session yet: a program that calls `serve.run` while it is imported
+finds this cluster."""
+
+
 class ClusterStartError(ServeException):
     """The agent ended before it was ready; the message is the agent's own."""
 

@@ -5,7 +5,7 @@ Set once by the replica process before the constructor runs; `servable_object` i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -76,6 +76,11 @@ def get_replica_context() -> ReplicaContext:
 def find_replica_context() -> ReplicaContext | None:
     """The context, or None outside a replica."""
     return _context
+
+
+def is_being_made(apps: Iterable[str]) -> bool:
+    """A replica of one of these imports its module. Should its last line run the application, it waits for itself."""
+    return _context is not None and _context.servable_object is None and _context.app_name in apps
 
 
 _NO_ACTORS = (

@@ -22,7 +22,7 @@ from serve_rt.api import session as sessions
 from serve_rt.api.build import AppOptions, build
 from serve_rt.api.deployment import Application
 from serve_rt.api.own_cluster import open_to_others
-from serve_rt.api.replica_context import find_replica_context
+from serve_rt.api.replica_context import find_replica_context, is_being_made
 from serve_rt.api.session import Session
 from serve_rt.api.targets import RunTarget, check_apart, check_target, prefix_of
 from serve_rt.api.waiting import reachable, until_deleted, until_routed, until_running
@@ -235,6 +235,9 @@ def _run_many(
         from serve_rt.api.local_mode import run_local
 
         return run_local(list(targets))
+    if is_being_made(one.name for one in targets):
+        log.warning("serve.run is not repeated in the replicas of its own application: `if __name__ == '__main__':`")
+        return [DeploymentHandle(one.target.deployment.name, one.name) for one in targets]
     session = session or _start_if_needed()
     sessions.point_handles(session)
     deployed = []

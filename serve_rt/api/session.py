@@ -15,6 +15,7 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from serve_rt.api import own_cluster
 from serve_rt.api.client import AgentClient, Identity
 from serve_rt.api.own_cluster import OwnCluster, somebody_listens
 from serve_rt.config.paths import StateDir
@@ -59,6 +60,9 @@ def current(address: str | None = None, state: StateDir | None = None) -> Sessio
     with _lock:
         if _current is None or _is_dead(_current):
             _forget()
+            own = own_cluster.starting
+            if own is not None and own.alive and address is None:
+                return adopt_own(own, state or StateDir.default())
             _current = _join(address, state)
         return _current
 
@@ -96,6 +100,8 @@ def adopt_own(own: OwnCluster, state: StateDir) -> Session:
     """
     global _current
     with _lock:
+        if _current is not None and _current.own is own:
+            return _current
         try:
             ready = own.wait_ready()
             _current = _connect(ready.address, ClusterToken.read(state.token))

@@ -39,7 +39,7 @@ def import_root() -> Path:
     if script:
         spec = getattr(main, "__spec__", None)  # of `python -m package.module`, which imports from above the package
         folder = Path(script).resolve().parents[spec.name.count(".") if spec is not None else 0]
-        if not _is_installed(folder):
+        if not (_is_installed(folder) or _is_installed(Path(script).resolve())):
             return folder
     return Path.cwd()
 

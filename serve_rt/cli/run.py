@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from serve_rt.api import own_cluster
 from serve_rt.api.own_cluster import OwnCluster, open_to_others, somebody_listens
 from serve_rt.cli.loading import ImportFailed, check_import_path, load, parse_arguments
 from serve_rt.cli.reload import LOOK_EVERY_S, Watched, forget_modules
@@ -122,7 +123,9 @@ def _start_cluster(options: RunOptions) -> OwnCluster | None:
             shown = ", ".join(options.cluster_options())
             click.echo(f"Warning: a cluster is running already at {known}: {shown} are ignored", err=True)
         return None
-    return OwnCluster.start(state, options.flags())
+    own_cluster.starting = own = OwnCluster.start(state, options.flags())
+    os.environ["SERVE_STATE_DIR"] = str(state.path)
+    return own
 
 
 def _run(options: RunOptions, arguments: dict[str, str], own: OwnCluster | None) -> int:

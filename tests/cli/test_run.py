@@ -104,3 +104,25 @@ def test_a_port_that_is_taken_is_named_with_its_holder(state: Path) -> None:
     assert str(port) in err and f"pid {os.getpid()}" in err
     assert "Traceback" not in err
     _until_nothing_is_left(state)
+
+
+def test_a_program_that_runs_itself_when_it_is_imported(state: Path) -> None:
+    """It finds the cluster that is coming up, and its replicas do not wait for themselves."""
+    (state / "both.py").write_text(
+        "import serve_rt as serve\n\n@serve.deployment\ndef word(request):\n    return 'both'\n\n"
+        "app = word.bind()\nserve.run(app)\n"
+    )
+    running = _serve(state, "run", "both:app", "--http-port", "0", cwd=state)
+    assert running.stdout is not None
+    try:
+        ready = running.stdout.readline()
+        assert ready.startswith("Application 'default' is ready at http://127.0.0.1:"), running.communicate()
+        with urllib.request.urlopen(ready.split()[-1], timeout=10) as answer:
+            assert answer.read() == b"both"
+        running.send_signal(signal.SIGINT)
+        running.communicate(timeout=20)
+        assert running.returncode == 0
+    finally:
+        running.kill()
+        running.communicate()
+    _until_nothing_is_left(state)
