@@ -33,6 +33,13 @@ HELLO_BYTES = 4 << 10
 IN_FLIGHT = 65_536
 """Requests of one stream, before a slot is even asked for."""
 
+UNREAD_PARTS = 2_000
+"""Heads, Pongs, Rejecteds that wait for a caller who sends and does not read: fewer are never looked at …"""
+UNREAD_PARTS_BYTES = 64 << 20
+"""… of more, so many bytes in all …"""
+MOST_UNREAD_PARTS = 200_000
+"""… and so many parts. Beyond it the caller is cut."""
+
 HELLO_TIMEOUT_S = 3.0
 ACCEPTED_DELAY_S = 0.01
 """An Accepted waits this long for a Head to ride in its place."""

@@ -15,10 +15,13 @@ from serve_rt.pb import stream_pb2 as pb
 from serve_rt.transport.flow import cost
 from serve_rt.transport.limits import (
     FRAME_BYTES,
+    MOST_UNREAD_PARTS,
     PART_COST_BYTES,
     PIECE_BYTES,
     SHARED_PIECE_BYTES,
     SMALLEST_SPLIT_BYTES,
+    UNREAD_PARTS,
+    UNREAD_PARTS_BYTES,
 )
 from serve_rt.transport.parts import Wrap, encode_data
 
@@ -51,6 +54,14 @@ class Outbox:
             return False
         self._control[index] = b""
         return True
+
+    @property
+    def overfull(self) -> bool:
+        """More control parts wait than a peer that reads can cause. (Data is bounded by credit.)"""
+        parts = len(self._control)
+        if parts <= UNREAD_PARTS:
+            return False
+        return parts > MOST_UNREAD_PARTS or sum(map(len, self._control)) > UNREAD_PARTS_BYTES
 
     def schedule(self, lane: Lane) -> None:
         self._lanes.append(lane)

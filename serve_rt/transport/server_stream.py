@@ -102,6 +102,8 @@ class ServerStream:
             elif kind == "goodbye":
                 self.lost("the caller said goodbye")
                 return
+        if self.outbox.overfull:
+            raise PeerFault("it sends and does not read: too much waits for it")
         if self.budget.window() != self._window_told:
             self._tell_window()
         if len(self.service.streams) > 1:

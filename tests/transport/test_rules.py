@@ -9,6 +9,7 @@ import pytest
 from serve_rt.credentials import ClusterToken
 from serve_rt.errors import Outcome
 from serve_rt.pb import stream_pb2 as pb
+from serve_rt.transport import outbox
 from serve_rt.transport.flow import PeerFault
 from serve_rt.transport.limits import SILENCE_S, WINDOW_BYTES
 from serve_rt.transport.parts import client_data, encode_data, open_part, server_data
@@ -266,6 +267,29 @@ async def test_an_error_leaves_after_the_data_before_it() -> None:
         read = len(answer.parts)
         pair.settle()
     assert answer.ends == ["error UserError"] and len(answer.body) == 2 * WINDOW_BYTES
+
+
+async def test_who_sends_and_does_not_read_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    pings = pb.ClientFrame(parts=[pb.ClientPart(ping=pb.Ping(nonce=1))] * 10_000).SerializeToString()
+    pair = Pair().greet()
+    with pytest.raises(PeerFault, match="does not read"):
+        for _ in range(21):
+            pair.server.receive(pings)
+    monkeypatch.setattr(outbox, "UNREAD_PARTS_BYTES", 1 << 20)
+    pair = Pair(capacity=5_000).greet()
+    for _ in range(2_500):
+        pair.open()
+    pair.up()
+    for running in pair.handler.running:
+        running.head(200, [], body=bytes(1000), end=True)
+    with pytest.raises(PeerFault, match="does not read"):
+        pair.server.receive(b"")
+    pair = Pair(capacity=5_000).greet()
+    for _ in range(21):
+        pair.server.receive(pings)
+        while pair.down():
+            pass
+    assert not pair.server.closed, "who reads may send as much as it likes"
 
 
 def test_identity_is_part_of_the_hello() -> None:
