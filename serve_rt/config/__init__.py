@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from serve_rt.config.accepted import ControllerOptions, RequestRouterConfig, TracingConfig
     from serve_rt.config.autoscaling import AutoscalingContext, DeploymentID
     from serve_rt.config.options import (
+        AggregationFunction,
         AutoscalingConfig,
         AutoscalingPolicy,
         BackpressureConfig,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "AggregationFunction",
     "AutoscalingConfig",
     "AutoscalingContext",
     "AutoscalingPolicy",

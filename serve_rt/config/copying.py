@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy as copies
 from collections.abc import Mapping
 from dataclasses import asdict, fields
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from serve_rt.config.naming import refuse_unknown
 
@@ -20,6 +20,12 @@ C = TypeVar("C", bound="Copied")
 
 class Copied:
     """Base of the configuration classes, which are frozen dataclasses."""
+
+    def __new__(cls, *_args: Any, **given: Any) -> Self:
+        """*Errors*: UnknownOptionError for a keyword that is no field, in place of a bare TypeError."""
+        if given:
+            refuse_unknown(cls.__name__, given, _names(cls))
+        return super().__new__(cls)
 
     def copy(self: C, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> C:
         """*Errors*: UnknownOptionError for a field that is not there; wrong values are refused where it is used."""

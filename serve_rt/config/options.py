@@ -53,6 +53,14 @@ class DeploymentMode(enum.StrEnum):
     EveryNode = "EveryNode"
 
 
+class AggregationFunction(enum.StrEnum):
+    """How the demand of a look-back period becomes one number."""
+
+    MEAN = "mean"
+    MAX = "max"
+    MIN = "min"
+
+
 @dataclass(frozen=True)
 class HTTPOptions(Copied):
     """Given to the `serve.start` or `serve.run` that starts the cluster."""
