@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http
+import math
 from dataclasses import dataclass
 from email.utils import formatdate
 
@@ -36,7 +37,7 @@ class Answer:
         if request_id:
             out.append((b"x-request-id", request_id))
         if self.retry_after_s is not None:
-            out.append((b"retry-after", str(max(1, round(self.retry_after_s))).encode()))
+            out.append((b"retry-after", str(max(1, math.ceil(self.retry_after_s))).encode()))
         return out
 
 

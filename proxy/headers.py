@@ -120,9 +120,9 @@ def _timeout_s(value: bytes) -> float | None:
         timeout_s = float(value)
     except ValueError:
         timeout_s = math.nan
-    if not timeout_s > 0 or math.isinf(timeout_s):
-        raise ConfigError(f"x-request-timeout-seconds: {value.decode('latin-1')!r} is not a number of seconds above 0")
-    return timeout_s
+    if math.isnan(timeout_s) or math.isinf(timeout_s):
+        raise ConfigError(f"x-request-timeout-seconds: {value.decode('latin-1')!r} is not a number of seconds")
+    return timeout_s if timeout_s > 0 else None  # Ray's way to say "none"
 
 
 def response_headers(flat: Sequence[bytes], request_id: bytes) -> list[tuple[bytes, bytes]]:

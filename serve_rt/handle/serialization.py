@@ -67,6 +67,20 @@ def dump_value(value: object) -> bytes:
     return frame(cloudpickle_beside(value, buffers), buffers)
 
 
+def dump_answer(value: object, method: str) -> bytes:
+    """What `method` answers its caller.
+
+    *Errors*: TypeError naming the method, for a value that cannot be pickled.
+    """
+    try:
+        return dump_value(value)
+    except ServeException:
+        raise
+    except Exception as error:  # any user __reduce__ may fail in its own way
+        what = f"Could not serialize the answer of {method!r}, of type {type(value).__name__}: {error}."
+        raise TypeError(f"{what} Return plain data, or items one by one from a generator.") from error
+
+
 def load_value(data: Received) -> Any:
     """The value; arrays in a bytearray are built on it and keep it alive."""
     return open_frame(data) if is_frame(data) else pickle.loads(data)

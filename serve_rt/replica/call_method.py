@@ -56,7 +56,7 @@ class MethodAnswers:
             result = await result
         _check_stream(call, result)
         if not call.open.call.stream:
-            call.reply_value(serialization.dump_value(result))
+            call.reply_value(serialization.dump_answer(result, call.open.call.method))
         elif inspect.isasyncgen(result):
             await self._stream(call, result)
         else:
@@ -66,7 +66,7 @@ class MethodAnswers:
     async def _stream(self, call: Call, items: AsyncIterator[Any]) -> None:
         try:
             async for item in items:
-                await call.send_data(serialization.dump_value(item), pb.DATA_KIND_ITEM)
+                await call.send_data(serialization.dump_answer(item, call.open.call.method), pb.DATA_KIND_ITEM)
         finally:
             await end_async_generator(items, cancelled=call.cancelled)
         call.send_end()
@@ -101,14 +101,14 @@ class MethodAnswers:
             if call.open.call.stream:
                 self._stream_in_thread(call, result)
             else:
-                call.reply_value(serialization.dump_value(result))
+                call.reply_value(serialization.dump_answer(result, call.open.call.method))
         except BaseException as error:  # as in answer()
             failed(call, error)
 
     def _stream_in_thread(self, call: Call, items: Iterator[Any]) -> None:
         try:
             for item in each_item(call, items):
-                call.send_data_blocking(serialization.dump_value(item), pb.DATA_KIND_ITEM)
+                call.send_data_blocking(serialization.dump_answer(item, call.open.call.method), pb.DATA_KIND_ITEM)
             call.send_end()
             call.leave()
         except BaseException as error:  # as in answer()

@@ -50,6 +50,9 @@ class Outer:
     def get_label(self) -> str:
         return self.label
 
+    def numbers(self) -> dict[str, Any]:
+        return {"label": self.label, "max_ongoing": serve.get_replica_context().max_ongoing_requests}
+
     def env(self, name: str) -> str | None:
         return os.environ.get(name)
 
@@ -109,3 +112,11 @@ async def async_function(request: Request) -> dict[str, str]:
 class Broken:
     def __init__(self) -> None:
         raise OSError("the weights are missing")
+
+
+def outer_builder(args: dict[str, str]) -> serve.Application:
+    made: serve.Application = Outer.bind(label=args["label"])
+    return made
+
+
+outer = Outer.bind(label="built")
