@@ -17,6 +17,19 @@ import click
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+_OF_RAY = {
+    "start": "`serve-agent` starts a node; `serve run`, and programs that call serve.run, start one of their own.",
+    "controller-health": "`serve nodes` shows the cluster, `/-/metrics` on the leader's node what its controller does.",
+    "scale": "Change num_replicas in the file or the program and deploy it again: that restarts nothing.",
+    "--working-dir": "The folder of --app-dir travels to the replicas.",
+    "--runtime-env": "Environment variables stand with a deployment: ray_actor_options, runtime_env, env_vars.",
+    "--runtime-env-json": "Environment variables stand with a deployment: ray_actor_options, runtime_env, env_vars.",
+    "--grpc-port": "There is no gRPC ingress.",
+    "--grpc-servicer-functions": "There is no gRPC ingress.",
+}
+"""Verbs and options of Ray's command that are not here: what to do instead."""
+
+
 class _Verbs(click.Group):
     """A group that names the nearest verb for a mistyped one, and tells our errors in one sentence."""
 
@@ -25,8 +38,8 @@ class _Verbs(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in self.commands and not args[0].startswith("-"):
             near = difflib.get_close_matches(args[0], self.commands, 1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            ctx.fail(f"No such command {args[0]!r}.{hint}")
+            hint = _OF_RAY.get(args[0]) or (f"Did you mean {near[0]!r}?" if near else "")
+            ctx.fail(f"No such command {args[0]!r}. {hint}".rstrip())
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -34,6 +47,12 @@ class _Verbs(click.Group):
 
         try:
             return super().invoke(ctx)
+        except click.NoSuchOption as error:
+            if error.option_name not in _OF_RAY:
+                raise
+            raise click.UsageError(
+                f"No such option {error.option_name!r}. {_OF_RAY[error.option_name]}", error.ctx
+            ) from error
         except ServeException as error:
             raise click.ClickException(str(error)) from error
 

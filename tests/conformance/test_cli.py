@@ -113,6 +113,20 @@ def test_words_that_nobody_knows() -> None:
     assert "--name" in told("status", "--nam", "x", code=2).output
 
 
+@covers("8.1-06")
+@pytest.mark.parametrize(
+    ("words", "instead"),
+    [
+        (("start",), "`serve-agent` starts a node"),
+        (("controller-health",), "`serve nodes`"),
+        (("run", "a:b", "--working-dir", "."), "--app-dir"),
+        (("deploy", "a.yaml", "--runtime-env-json", "{}"), "ray_actor_options"),
+    ],
+)
+def test_words_of_ray(words: tuple[str, ...], instead: str) -> None:
+    assert instead in told(*words, code=2).output
+
+
 @covers("8.2-01", "8.2-03")
 @pytest.mark.parametrize(
     ("change", "words"),

@@ -11,6 +11,7 @@ import pytest
 import serve_rt as serve
 from serve_rt.exceptions import RequestCancelledError
 from serve_rt.handle.runtime import find_runtime, install
+from serve_rt.multiplex.held import held
 from tests.conformance.apps_handles import Front, Worker
 from tests.conformance.apps_routing import NeverReady
 from tests.conformance.bullets import covers
@@ -19,9 +20,10 @@ from tests.conformance.bullets import covers
 @pytest.fixture(scope="module", autouse=True)
 def front() -> Iterator[Any]:
     """What handles lead to is put back: the shared cluster may stand already."""
-    before = find_runtime()
+    before, watcher = find_runtime(), held._watcher
     yield serve.run(Front.bind(Worker.bind(), {"again": []}), name="local", _local_testing_mode=True)
     install(before)
+    held._watcher = watcher  # this process plays no replica any more
 
 
 @pytest.fixture
