@@ -340,19 +340,19 @@ class _Work:
             if member.replica_id not in self.drained and member.replica_id in self.draft.cluster.assignments:
                 self._rewrite_kept(member, ranks)
 
-    def _settled_ranks(self) -> Mapping[ReplicaId, Rank]:
-        """Empty while replicas come or go: a rank stands for its replica until that is gone."""
+    def _settled_ranks(self) -> Mapping[ReplicaId, Rank] | None:
+        """The ranks that change; None while replicas come or go: a rank stands for its replica until that is gone."""
         groups = self.groups
         moving = self.created or self.drained or groups.old or groups.leaving or groups.lost or groups.failed
         if moving or len(groups.new) != self.wanted:
-            return {}
+            return None
         return settled_ranks([member.assignment for member in groups.new if member.assignment is not None])
 
-    def _rewrite_kept(self, member: Member, ranks: Mapping[ReplicaId, Rank]) -> None:
+    def _rewrite_kept(self, member: Member, ranks: Mapping[ReplicaId, Rank] | None) -> None:
         assert member.assignment is not None
         desired = replace(member.assignment, spec=_as_placed(self.memory.target, member.assignment.spec))
-        if (rank := ranks.get(member.replica_id)) is not None:
-            desired = replace(desired, rank=rank, world_size=self.wanted)
+        if ranks is not None and (member.replica_id in ranks or desired.world_size != self.wanted):
+            desired = replace(desired, rank=ranks.get(member.replica_id, desired.rank), world_size=self.wanted)
         if desired.superseded_by is not None and not self._still_runs(desired.superseded_by):
             desired = replace(desired, superseded_by=None)
         if desired != member.assignment:

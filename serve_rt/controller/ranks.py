@@ -7,8 +7,7 @@ after a scale-down: the replicas whose numbers are too large take those that are
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence, Set
 from itertools import count
 
 from serve_rt.model.ids import NodeId, ReplicaId
@@ -26,20 +25,35 @@ def free_rank(others: Sequence[Assignment], node: NodeId) -> Rank:
 
 
 def settled_ranks(staying: Sequence[Assignment]) -> Mapping[ReplicaId, Rank]:
-    """The ranks of all replicas of a deployment, without gaps: as few of them as can be are other than before."""
-    nodes = sorted({one.node_id for one in staying})
-    on_node = {node: [one for one in staying if one.node_id == node] for node in nodes}
+    """Of the replicas of a deployment, those that get another rank for there to be no gaps: as few as can be."""
+    on_node: dict[NodeId, list[Assignment]] = {}
+    for one in staying:
+        on_node.setdefault(one.node_id, []).append(one)
+    if _is_settled(staying, on_node):  # nearly always, and asked at every pass for every deployment
+        return {}
     ranks = _without_gaps({one.replica_id: one.rank.rank for one in staying})
-    node_ranks = _without_gaps({node: min(one.rank.node_rank for one in on_node[node]) for node in nodes})
+    node_ranks = _without_gaps({node: min(one.rank.node_rank for one in here) for node, here in on_node.items()})
     settled: dict[ReplicaId, Rank] = {}
-    for node in nodes:
-        local_ranks = _without_gaps({one.replica_id: one.rank.local_rank for one in on_node[node]})
-        for one in on_node[node]:
-            mine = one.replica_id
-            settled[mine] = replace(
-                one.rank, rank=ranks[mine], node_rank=node_ranks[node], local_rank=local_ranks[mine]
-            )
+    for node, here in on_node.items():
+        local_ranks = _without_gaps({one.replica_id: one.rank.local_rank for one in here})
+        for one in here:
+            rank = Rank(ranks[one.replica_id], node_ranks[node], local_ranks[one.replica_id])
+            if rank != one.rank:
+                settled[one.replica_id] = rank
     return settled
+
+
+def _is_settled(staying: Sequence[Assignment], on_node: Mapping[NodeId, Sequence[Assignment]]) -> bool:
+    return (
+        _is_gapless({one.rank.rank for one in staying}, len(staying))
+        and _is_gapless({here[0].rank.node_rank for here in on_node.values()}, len(on_node))
+        and all(len({one.rank.node_rank for one in here}) == 1 for here in on_node.values())
+        and all(_is_gapless({one.rank.local_rank for one in here}, len(here)) for here in on_node.values())
+    )
+
+
+def _is_gapless(numbers: Set[int], count: int) -> bool:
+    return len(numbers) == count and max(numbers, default=-1) == count - 1
 
 
 def _without_gaps(numbers: Mapping[str, int]) -> dict[str, int]:
