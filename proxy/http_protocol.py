@@ -151,10 +151,9 @@ class ProxyHttpProtocol(BoundedClosing):
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self._in_head:
             return  # a trailer: nobody was promised it, and it must not look like a header
-        name, value = (
-            name.lower(),
-            value.rstrip(b" \t"),
-        )  # llhttp leaves blanks at the end, which are no part of the value
+        name = name.lower()
+        if value and value[-1] <= 32:  # llhttp leaves blanks at the end, which are no part of the value
+            value = value.rstrip(b" \t")
         if name in _LOOKED_AT:
             if value == self._host and name == b"host":
                 self._hosts += 1  # the same as in this connection's last request
