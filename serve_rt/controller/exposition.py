@@ -79,9 +79,7 @@ def page(cluster: Cluster, scaling: ScalingOverview, work: Work, now_wall: float
             gauge("serve_deployment_status", _legend(DEPLOYMENT_NUMBERS), _DEPLOYED, deployments),
             gauge("serve_proxy_status", _legend(PROXY_NUMBERS), ("node_id", "node_ip_address"), proxies),
             gauge("serve_deployment_replica_healthy", "1: the replica serves.", (*_DEPLOYED, "replica"), healthy),
-            counter(
-                "serve_deployment_replica_restarts", "Restarts after a failure.", (*_DEPLOYED, "replica"), restarts
-            ),
+            counter("serve_deployment_replica_starts", "Restarts after a failure.", (*_DEPLOYED, "replica"), restarts),
             gauge(
                 "serve_autoscaling_target_replicas",
                 "Replicas wanted now.",

@@ -105,6 +105,6 @@ def _of_the_parts(page: Page, mine: dict[str, str]) -> None:
     assert value(page, "ray_serve_application_status", application="shop") == 6
     assert value(page, "ray_serve_deployment_status", **mine) == 6
     assert value(page, "ray_serve_deployment_replica_healthy", **mine) == 2
-    assert value(page, "ray_serve_deployment_replica_restarts_total", **mine) == 0
+    assert value(page, "ray_serve_deployment_replica_starts_total", **mine) == 0
     assert value(page, "ray_serve_proxy_status", node_ip_address="127.0.0.1") == 2
     assert value(page, "ray_serve_controller_num_control_loops") > 0
