@@ -75,9 +75,15 @@ def _paused_over_a_drain(
     show(f"leader paused for {3 * lease_s:g} s", load.report)
     assert load.report.lost == 0 and load.report.refused == 0, load.report.summary()
     if not disable:
-        log = _node_of(cluster, old).logs(400)
-        assert "does not lead any more" in log or "lost its key" in log, log
+        eventually(lambda: _noticed(_node_of(cluster, old).logs(400)), 10, "the old leader notices")
     return written
+
+
+def _noticed(log: str) -> bool:
+    """By the refused write, or by its session, whichever it looks at first."""
+    return any(
+        words in log for words in ("does not lead any more", "lost its key", "this term is over", "session_lost")
+    )
 
 
 def test_the_late_write_of_a_paused_leader_is_refused(cluster_of: ClusterFactory, tmp_path: Path, show: Show) -> None:
