@@ -14,6 +14,7 @@ import weakref
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+from serve_rt.aio.awaiting import awaiting
 from serve_rt.batching.items import Item, StreamItem
 from serve_rt.batching.queue import BatchQueue
 from serve_rt.batching.settings import BatchSettings, checked_size, checked_wait
@@ -140,8 +141,8 @@ def _is_alive(_queues: Queues) -> bool:
 
 
 def _stack(queues: Queues) -> str:
-    frames = [str(frame) for queue in queues.all() for task in queue.running for frame in task.get_stack()]
-    return "\n".join(frames)
+    tasks = [task for queue in queues.all() for task in queue.running]
+    return "\n".join(str(frame) for task in tasks for frame in awaiting(task.get_coro()))
 
 
 def _start_times(queues: Queues) -> list[float]:

@@ -8,9 +8,9 @@ import asyncio
 import faulthandler
 import tempfile
 import threading
-from collections.abc import Iterator
-from types import FrameType
 from typing import Any
+
+from serve_rt.aio.awaiting import awaiting
 
 MAX_TASKS_SHOWN = 200
 _HEADER_END = " (most recent call first):"
@@ -51,20 +51,9 @@ def task_stacks(loop: asyncio.AbstractEventLoop) -> str:
 
 
 def _task_stack(task: asyncio.Task[Any]) -> str:
-    """All awaits down to the one it waits in; `Task.get_stack` knows only the first."""
+    """All awaits down to the one it waits in."""
     lines = [
         f'  File "{frame.f_code.co_filename}", line {frame.f_lineno} in {frame.f_code.co_name}'
-        for frame in _awaiting(task.get_coro())
+        for frame in awaiting(task.get_coro())
     ]
     return "\n".join([f"Task {task.get_name()!r}{_HEADER_END}", *reversed(lines)])
-
-
-def _awaiting(waits: object) -> Iterator[FrameType]:
-    while waits is not None:
-        frame = next((f for name in ("cr_frame", "gi_frame", "ag_frame") if (f := getattr(waits, name, None))), None)
-        if frame is None:
-            return
-        yield frame
-        waits = next(
-            (w for name in ("cr_await", "gi_yieldfrom", "ag_await") if (w := getattr(waits, name, None))), None
-        )

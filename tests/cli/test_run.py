@@ -12,6 +12,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -54,10 +55,24 @@ def _until_nothing_is_left(state: Path) -> None:
         time.sleep(0.05)
 
 
+@contextmanager
+def until_ctrl_c(running: subprocess.Popen[str], state: Path) -> Iterator[None]:
+    """After the block: Ctrl-C ends it well, and nothing of it is left."""
+    try:
+        yield
+        running.send_signal(signal.SIGINT)
+        running.communicate(timeout=30)
+        assert running.returncode == 0
+    finally:
+        running.kill()
+        running.communicate()
+    _until_nothing_is_left(state)
+
+
 def test_run_answers_where_it_says_and_ctrl_c_leaves_nothing(state: Path) -> None:
     running = _serve(state, "run", "serve_rt.examples.hello:app", "--http-port", "0")
     assert running.stdout is not None
-    try:
+    with until_ctrl_c(running, state):
         ready = running.stdout.readline()
         assert ready.startswith("Application 'default' is ready at http://127.0.0.1:"), running.communicate()
         curl = running.stdout.readline().split()
@@ -66,13 +81,6 @@ def test_run_answers_where_it_says_and_ctrl_c_leaves_nothing(state: Path) -> Non
             assert answer.read() == b"Hello, Ada!"
         shown, _ = _serve(state, "status").communicate(timeout=20)
         assert "status: RUNNING" in shown
-        running.send_signal(signal.SIGINT)
-        running.communicate(timeout=20)
-        assert running.returncode == 0
-    finally:
-        running.kill()
-        running.communicate()
-    _until_nothing_is_left(state)
 
 
 def test_killed_without_a_word_it_leaves_nothing_either(state: Path) -> None:
@@ -114,15 +122,8 @@ def test_a_program_that_runs_itself_when_it_is_imported(state: Path) -> None:
     )
     running = _serve(state, "run", "both:app", "--http-port", "0", cwd=state)
     assert running.stdout is not None
-    try:
+    with until_ctrl_c(running, state):
         ready = running.stdout.readline()
         assert ready.startswith("Application 'default' is ready at http://127.0.0.1:"), running.communicate()
         with urllib.request.urlopen(ready.split()[-1], timeout=10) as answer:
             assert answer.read() == b"both"
-        running.send_signal(signal.SIGINT)
-        running.communicate(timeout=20)
-        assert running.returncode == 0
-    finally:
-        running.kill()
-        running.communicate()
-    _until_nothing_is_left(state)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import socket
 import subprocess
 import urllib.error
@@ -13,7 +12,7 @@ from typing import IO
 import pytest
 
 from serve_rt.cli.reload import Watched
-from tests.cli.test_run import _serve, _until_nothing_is_left, state
+from tests.cli.test_run import _serve, state, until_ctrl_c
 from tests.cluster.processes import eventually
 
 __all__ = ["state"]
@@ -71,7 +70,7 @@ def test_the_applications_of_a_file_are_deployed_again_when_their_program_change
     (program / "app.yaml").write_text(CONFIG.format(port=port))
     running = _serve(state, "run", "app.yaml", "--reload", "--num-cpus", "2", cwd=program)
     url = f"http://127.0.0.1:{port}"
-    try:
+    with until_ctrl_c(running, state):
         ready = lines_until(running, "Watching")
         assert [line for line in ready if "is ready at" in line] == [
             f"Application '{name}' is ready at {url}/{name}/\n" for name in ("one", "two")
@@ -85,13 +84,6 @@ def test_the_applications_of_a_file_are_deployed_again_when_their_program_change
         assert "unterminated string" in told and answer(f"{url}/one") == "second/one"
         (program / "words.py").write_text("WORD = 'fourth!'\n")
         eventually(lambda: answer(f"{url}/one") == "fourth!/one", 30, "a mistake is made good")
-        running.send_signal(signal.SIGINT)
-        running.communicate(timeout=30)
-        assert running.returncode == 0
-    finally:
-        running.kill()
-        running.communicate()
-    _until_nothing_is_left(state)
 
 
 def test_what_belongs_into_the_file_is_refused_beside_it(state: Path) -> None:

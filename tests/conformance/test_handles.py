@@ -214,7 +214,9 @@ def test_what_a_handle_is(worker: Any) -> None:
     assert str(worker.deployment_id) == "Deployment(name='Worker', app='handles')"
     assert repr(worker) == "DeploymentHandle(deployment='Worker')"
     assert worker.handle_id != worker.who.handle_id
-    assert worker.is_initialized is False or worker.is_initialized is True
+    fresh: Any = serve.get_deployment_handle("Worker", "handles")
+    assert not fresh.is_initialized
+    assert fresh.who.remote().result(timeout_s=ANSWER_S)
     assert worker.running_replicas_populated()
     changed = worker.options(method_name="echo", session_id="s", stream=True)
     assert pickle.loads(pickle.dumps(changed)) == changed != worker and hash(changed) != hash(worker)

@@ -10,7 +10,7 @@ from tests.simulation.machine import SimMachine
 from tests.simulation.replica import SimReplica
 from tests.simulation.story import not_settled
 from tests.simulation.users import deployment
-from tests.simulation.wire_faults import _cut
+from tests.simulation.wire_faults import cut
 from tests.simulation.world import SimWorld
 
 
@@ -91,7 +91,7 @@ def test_a_node_that_comes_back_starts_nothing_where_a_forgotten_replica_runs() 
         world.users.deploy("g", deployment("v1-slow", 1, 1000))
         world.run_for(8.0)
         name = the_replica(world).machine.name
-        heals = [_cut(world, (name, other), both=True) for other in world.machines if other != name]
+        heals = [cut(world, (name, other), both=True) for other in world.machines if other != name]
         world.cut_machine_from_etcd(name)
         world.run_for(25.0)
         world.users.delete("g")

@@ -94,18 +94,18 @@ def machine_cut_from_leader(world: SimWorld, draw: Random) -> Heal | None:
     others = [name for name in sorted(world.machines) if leader is not None and name != leader.name]
     if leader is None:
         return None
-    return _cut(world, (leader.name, draw.choice(others)), both=True)
+    return cut(world, (leader.name, draw.choice(others)), both=True)
 
 
 def wire_cut_one_way(world: SimWorld, draw: Random) -> Heal | None:
     first, second = draw.sample(sorted(world.machines), 2)
-    return _cut(world, (first, second), both=False)
+    return cut(world, (first, second), both=False)
 
 
 def machine_isolated(world: SimWorld, draw: Random) -> Heal | None:
     """From etcd and from everybody; what runs there runs on."""
     name = draw.choice(sorted(world.machines))
-    heals = [_cut(world, (name, other), both=True) for other in world.machines if other != name]
+    heals = [cut(world, (name, other), both=True) for other in world.machines if other != name]
     world.cut_machine_from_etcd(name)
 
     def heal() -> None:
@@ -148,7 +148,7 @@ def messages_overtaken(world: SimWorld, draw: Random) -> Heal | None:
     return heal
 
 
-def _cut(world: SimWorld, ends: tuple[str, str], *, both: bool) -> Heal:
+def cut(world: SimWorld, ends: tuple[str, str], *, both: bool) -> Heal:
     wires = world.network.wires
     ways = (ends, ends[::-1]) if both else (ends,)
     for source, target in ways:
