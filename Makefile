@@ -21,6 +21,9 @@ LINTED := serve_rt serve_rt/proxy serve_rt/agents tests bench
 # A stub compiled with this version can be imported with every protobuf runtime we allow (5.29 and newer).
 GRPC_TOOLS := grpcio-tools==1.71.0
 
+# The dashboard is tested in a real browser. Where it cannot be installed those tests skip, and say so.
+BROWSER := chromium
+
 .PHONY: help venv install run test lint format types unit bench protos test-gpu clean
 
 help: ## list the verbs
@@ -44,6 +47,13 @@ $(STAMPS)/tools: Makefile | $(STAMPS)/venv
 	$(TOOLS)/bin/python -m pip install -q --disable-pip-version-check "$(GRPC_TOOLS)" "setuptools<80"
 	@touch $@
 
+$(STAMPS)/browser: | $(STAMPS)/venv
+	@if ! command -v chromium >/dev/null; then \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			apt-get update -qq || true; apt-get install -y -qq --no-install-recommends $(BROWSER) >/dev/null || true; \
+		else echo "for the tests in a browser: apt install $(BROWSER)"; fi; fi
+	@touch $@
+
 venv: $(STAMPS)/venv ## make the virtual environment (.venv)
 
 install: $(STAMPS)/examples ## install serve_rt and what its examples need
@@ -53,7 +63,7 @@ run: $(STAMPS)/examples ## serve a real sentence-embedding model on http://127.0
 
 test: lint types unit ## everything that must hold: lint, types, and all tests
 
-unit: $(STAMPS)/develop $(STAMPS)/tools ## the tests without lint and types (make unit PYTEST_ARGS="-k router")
+unit: $(STAMPS)/develop $(STAMPS)/tools $(STAMPS)/browser ## the tests without lint and types (make unit PYTEST_ARGS="-k router")
 	$(BIN)/python -m pytest -m "alone and not chaos" $(PYTEST_ARGS) || [ $$? -eq $(NOTHING_CHOSEN) ]
 	$(BIN)/python -m pytest -m "not alone and not chaos" -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
 

@@ -164,7 +164,7 @@ class AgentService:
         now = self._clock.monotonic()
         self._metrics.take(request.reporter, request.text, now)
         if not request.gather:
-            return pb.NodeMetricsReply()
+            return pb.NodeMetricsReply(tell_every_s=self._metrics.tell_every_s(now))
         asked = [keeper.metrics(REPLICA_TIMEOUT_S) for keeper in self._supervisor.keepers()]
         leading = self._leader.metrics(self._node.node_id, REPLICA_TIMEOUT_S)
         return pb.NodeMetricsReply(text=await self._metrics.page([leading, *asked], now))

@@ -1,8 +1,8 @@
 """A proxy worker's page of metrics, and the way to the node's page.
 
-The worker tells its page to the local agent every few seconds, and at once when somebody reads `/-/metrics` here: then
-the agent answers with the page of the whole node, its replicas and the other workers included. Without an agent a
-reader gets this worker's own page.
+The worker tells its page to the local agent every few seconds (each second while somebody watches), and at once when
+somebody reads `/-/metrics` here: then the agent answers with the page of the whole node, its replicas and the other
+workers included. Without an agent a reader gets this worker's own page.
 """
 
 from __future__ import annotations
@@ -111,21 +111,23 @@ class WorkerMetrics:
     async def page(self) -> bytes:
         """Of the node."""
         text = await asyncio.to_thread(self.text)
-        return await self._ask(text, gather=True) or text
+        reply = await self._ask(text, gather=True)
+        return reply.text if reply is not None else text
 
     async def _tell_for_ever(self) -> None:
-        told = -1
+        told, pause_s = -1, TELL_S
         while True:
-            await asyncio.sleep(TELL_S)
+            await asyncio.sleep(pause_s)
             if self._counts.total or told > 0:  # a worker that nobody uses need not load anything
                 told = self._counts.total
-                await self._ask(await asyncio.to_thread(self.text), gather=False)
+                reply = await self._ask(await asyncio.to_thread(self.text), gather=False)
+                pause_s = (reply.tell_every_s if reply is not None else 0.0) or TELL_S
 
-    async def _ask(self, text: bytes, *, gather: bool) -> bytes:
-        """b"" when there is no agent now."""
+    async def _ask(self, text: bytes, *, gather: bool) -> pb.NodeMetricsReply | None:
+        """None when there is no agent now."""
         address = self._feed.agent if self._feed is not None else None
         if address is None or self._token is None:
-            return b""
+            return None
         if self._channel is None or self._address != address:
             await self._hang_up()
             self._channel, self._address = control_channel(address, self._token), address
@@ -136,8 +138,8 @@ class WorkerMetrics:
         except grpc.aio.AioRpcError as error:
             log.debug("metrics were not told: %s", error.details(), extra={"action": "metrics_not_told"})
             await self._hang_up()
-            return b""
-        return reply.text
+            return None
+        return reply
 
     async def _hang_up(self) -> None:
         channel, self._channel = self._channel, None

@@ -101,6 +101,11 @@ class AgentClient:
         reply = await self._ask("Nodes", pb.NodesRequest(), READ_TIMEOUT_S)
         return records.decode(reply.nodes, NodesOverview, source=f"nodes from {self.address}")
 
+    async def metrics(self, timeout_s: float = READ_TIMEOUT_S) -> str:
+        """The page of metrics of this agent's node, as Prometheus reads it."""
+        reply = await self._ask("Metrics", pb.NodeMetricsRequest(gather=True), timeout_s)
+        return bytes(reply.text).decode(errors="replace")
+
     async def leave(self, *, force: bool, drain_s: float) -> None:
         await self._ask("Leave", pb.LeaveRequest(force=force, drain_s=drain_s), READ_TIMEOUT_S + drain_s)
 

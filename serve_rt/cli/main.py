@@ -276,5 +276,18 @@ def logs(app: str, replica: str, tail: int, follow: bool, address: str | None, s
     print_logs(app, replica, tail, follow, address, state_dir)
 
 
+@main.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="to listen at")
+@click.option("--port", type=click.IntRange(0, 65535), default=8265, show_default=True, help="0: any free one")
+@click.option("--insecure", is_flag=True, help="let others than this machine's users look: there is no password")
+@_address
+@_state_dir
+def dashboard(host: str, port: int, insecure: bool, address: str | None, state_dir: Path | None) -> None:
+    """Show the cluster on a web page, with plots of its last minutes, until Ctrl-C. Changes nothing."""
+    from serve_rt.cli.dashboard import show_dashboard
+
+    show_dashboard(host, port, insecure, address, state_dir)
+
+
 if __name__ == "__main__":
     main()

@@ -309,7 +309,9 @@ class NodeMetricsRequest(_message.Message):
     def __init__(self, reporter: _Optional[str] = ..., text: _Optional[bytes] = ..., gather: bool = ...) -> None: ...
 
 class NodeMetricsReply(_message.Message):
-    __slots__ = ("text",)
+    __slots__ = ("text", "tell_every_s")
     TEXT_FIELD_NUMBER: _ClassVar[int]
+    TELL_EVERY_S_FIELD_NUMBER: _ClassVar[int]
     text: bytes
-    def __init__(self, text: _Optional[bytes] = ...) -> None: ...
+    tell_every_s: float
+    def __init__(self, text: _Optional[bytes] = ..., tell_every_s: _Optional[float] = ...) -> None: ...

@@ -15,7 +15,7 @@ STOREYS: tuple[tuple[str, ...], ...] = (
     ("routing",),
     ("handle", "batching", "multiplex"),
     ("api", "replica", "controller"),
-    ("cli", "testing"),
+    ("dashboard", "cli", "testing"),
     ("proxy", "agents"),
 )
 # Names users may import besides the face; nothing inside imports them.
