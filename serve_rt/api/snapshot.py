@@ -2,7 +2,8 @@
 
 What is taken: the files under the import root, as git lists them (so .gitignore holds), else by a walk that knows
 .gitignore's simple patterns. The zip is the same, byte for byte, for the same files: its digest is part of a version.
-Code that is installed (site-packages, serve_rt itself) does not travel; when nothing else is used there is no zip.
+Code that is installed (site-packages, serve_rt itself) and state dirs do not travel; when nothing else is used there
+is no zip.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from serve_rt.config.paths import NOT_CODE
+from serve_rt.config.paths import NOT_CODE, StateDir
 from serve_rt.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ def snapshot(root: Path) -> bytes:
     if root == Path(root.anchor):
         raise ConfigError(f"{root} cannot travel to the replicas: run from the code's folder, or name it (--app-dir).")
     try:
-        sizes = {name: (root / name).stat().st_size for name in sorted(set(_files(root)))}
+        sizes = {name: (root / name).stat().st_size for name in sorted(_code(set(_files(root)), root))}
     except OSError as error:
         raise ConfigError(f"the code under {root} cannot be read: {error}") from error
     left_out = _left_out(sizes)
@@ -129,6 +130,14 @@ def _check_size(root: Path, sizes: Mapping[str, int]) -> None:
         f"the code under {root} is {total / (1 << 20):.1f} MiB, more than the limit of {MAX_BYTES >> 20} MiB; the "
         f"largest: {shown}. Name what is not code in .gitignore, or run from a smaller folder (--app-dir)."
     )
+
+
+def _code(names: set[str], root: Path) -> set[str]:
+    """`names` without state dirs: what runs here writes them while we read, and the cluster's token is in there."""
+    token = StateDir(root).token.name
+    folders = {Path(name).parent for name in names if Path(name).name == token}
+    ours = {folder for folder in folders if StateDir.is_one(root / folder)}
+    return {name for name in names if not ours or ours.isdisjoint(Path(name).parents)}
 
 
 def _files(root: Path) -> Iterator[str]:

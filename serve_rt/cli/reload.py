@@ -12,6 +12,8 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from serve_rt.config.paths import StateDir
+
 LOOK_EVERY_S = 0.5
 MOST_FILES = 20_000
 SUFFIXES = (".py", ".yaml", ".yml", ".json", ".toml")
@@ -51,7 +53,7 @@ def _files(folder: str) -> Iterator[os.DirEntry[str]]:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError:
         return
-    if any(entry.name == "pyvenv.cfg" for entry in entries):
+    if any(entry.name == "pyvenv.cfg" for entry in entries) or StateDir.is_one(Path(folder)):
         return
     for entry in entries:
         if entry.is_dir(follow_symlinks=False):

@@ -40,6 +40,12 @@ class StateDir:
         base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
         return StateDir(Path(base).absolute() / "serve-rt")
 
+    @staticmethod
+    def is_one(folder: Path) -> bool:
+        """Somebody's state dir, his token in it: it may lie in a folder of code, and must not be taken for code."""
+        state = StateDir(folder)
+        return state.token.is_file() and state.handles.is_dir()
+
     def create(self) -> StateDir:
         """Make the directory and its parts.
 

@@ -14,6 +14,9 @@ import pytest
 
 from serve_rt.api import snapshot as module
 from serve_rt.api.snapshot import import_root, snapshot, uses_code_of
+from serve_rt.cli.reload import Watched
+from serve_rt.config.paths import StateDir
+from serve_rt.credentials import ClusterToken
 from serve_rt.errors import ConfigError
 from serve_rt.replica.code_beside import link_beside
 
@@ -46,6 +49,22 @@ def test_gitignore_holds_with_and_without_git(tmp_path: Path) -> None:
     assert _names(plain) == WANTED
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
     assert snapshot(tmp_path) == plain, "git lists the same files"
+
+
+@pytest.mark.parametrize("with_git", [False, True])
+def test_a_state_dir_beside_the_code_stays_where_it_is(tmp_path: Path, with_git: bool) -> None:
+    _tree(tmp_path)
+    if with_git:
+        subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    state = StateDir(tmp_path / "var" / "state").create()
+    ClusterToken.create(state.token)
+    (state.etcd / "member").write_bytes(b"x" * 100)
+    (tmp_path / "var" / "notes.txt").write_text("code of ours")
+    (tmp_path / "pkg" / "token").write_text("a file of this name is no state dir")
+    assert _names(snapshot(tmp_path)) == [*WANTED, "pkg/token", "var/notes.txt"]
+    watched = Watched(tmp_path)
+    (state.path / "routes.json").write_text("{}")
+    assert watched.changed() == []
 
 
 def test_the_same_files_give_the_same_bytes(tmp_path: Path) -> None:
