@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from serve_rt.config.accepted import ControllerOptions, TracingConfig
     from serve_rt.config.options import HTTPOptions
     from serve_rt.multiplex.decorator import multiplexed
+    from serve_rt.work.ref import cancel, get, wait
+    from serve_rt.work.task import task
 
 __all__ = [
     "Application",
@@ -51,9 +53,11 @@ __all__ = [
     "_run",
     "_run_many",
     "batch",
+    "cancel",
     "cancelled",
     "delete",
     "deployment",
+    "get",
     "get_app_handle",
     "get_deployment_actor",
     "get_deployment_actor_context",
@@ -71,6 +75,8 @@ __all__ = [
     "shutdown_async",
     "start",
     "status",
+    "task",
+    "wait",
 ]
 
 _HOMES = {
@@ -91,6 +97,10 @@ _HOMES = {
     "HTTPOptions": "config.options",
     "ControllerOptions": "config.accepted",
     "TracingConfig": "config.accepted",
+    "cancel": "work.ref",
+    "get": "work.ref",
+    "task": "work.task",
+    "wait": "work.ref",
 }
 _MODULES = frozenset({"metrics"})
 """Of the names above, those that are modules."""

@@ -224,6 +224,26 @@ class ReplicaDiedError(RequestError):
         return (type(self), (self.replica_id, self.outcome))
 
 
+class WorkerCrashedError(ReplicaDiedError):
+    """The worker of a task, or an actor, was lost while the call ran, and the call may not run again."""
+
+    def __init__(self, replica_id: object, outcome: Outcome, message: str = "") -> None:
+        super().__init__(replica_id, outcome)
+        self.message = message or str(self)
+        self.args = (self.message,)
+
+    def __reduce__(self) -> tuple[type, tuple[object, Outcome, str]]:  # type: ignore[override]  # one more than above
+        return (type(self), (self.replica_id, self.outcome, self.message))
+
+
+class ActorDiedError(RequestError):
+    """The actor has ended: it was killed, it failed, or its owner is gone; this call did not begin."""
+
+    grpc_code = "UNAVAILABLE"
+    http_status = 503
+    outcome = Outcome.NOT_STARTED
+
+
 class RequestCancelledError(RequestError):
     """The caller cancelled the request."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from serve_rt.errors import (
+    ActorDiedError,
     BackPressureError,
     ConfigError,
     DeadlineExceededError,
@@ -14,6 +15,7 @@ from serve_rt.errors import (
     RequestCancelledError,
     RequestError,
     ServeException,
+    WorkerCrashedError,
     gRPCStatusError,
 )
 from serve_rt.handle.serialization import RemoteUserError
@@ -21,6 +23,7 @@ from serve_rt.handle.serialization import RemoteUserError
 RayServeException = ServeException
 
 __all__ = [
+    "ActorDiedError",
     "BackPressureError",
     "ConfigError",
     "DeadlineExceededError",
@@ -34,5 +37,6 @@ __all__ = [
     "RequestCancelledError",
     "RequestError",
     "ServeException",
+    "WorkerCrashedError",
     "gRPCStatusError",
 ]

@@ -67,8 +67,10 @@ class AgentClient:
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error, f"sending a blob to {self.address}") from error
 
-    async def deploy(self, spec: ApplicationSpec, *, force: bool = False) -> None:
-        await self._change("Deploy", pb.DeployRequest(application=records.encode(spec), force=force))
+    async def deploy(self, spec: ApplicationSpec, *, force: bool = False, if_absent: bool = False) -> None:
+        """*Errors*: ConflictError when `if_absent` and there is one of that name."""
+        request = pb.DeployRequest(application=records.encode(spec), force=force, if_absent=if_absent)
+        await self._change("Deploy", request)
 
     async def deploy_together(self, specs: Sequence[ApplicationSpec], gone: Sequence[str]) -> None:
         """All of them or, when one is refused, none; applications in `gone` are deleted with it."""

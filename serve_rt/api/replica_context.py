@@ -5,7 +5,7 @@ Set once by the replica process before the constructor runs; `servable_object` i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -54,6 +54,11 @@ class ReplicaContext:
     gang_context: None = None
     replica_metadata: Mapping[str, Any] = field(default_factory=dict)
     """What `record_replica_metadata` gave."""
+    code: str | None = None
+    """Digest of the program's code, for what is started from here; None: it is installed."""
+    code_root: str = ""
+    set_extra_slots: Callable[[int], None] | None = None
+    """Lets the replica take so many requests beyond its limit; from any thread."""
 
 
 _context: ReplicaContext | None = None

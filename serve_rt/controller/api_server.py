@@ -18,7 +18,7 @@ import grpc.aio
 from serve_rt.aio import Clock
 from serve_rt.controller.swapping import MAX_TOGETHER, Change, Swapping
 from serve_rt.controller.validate import check_application, check_prefix_is_free, checked_mark
-from serve_rt.errors import ConfigError, NotFoundError, NotLeaderError
+from serve_rt.errors import ConfigError, ConflictError, NotFoundError, NotLeaderError
 from serve_rt.etcd.contract import EtcdStore
 from serve_rt.etcd.election import Leadership
 from serve_rt.etcd.keys import Keys
@@ -67,7 +67,10 @@ class ControllerService:
             for spec in asked:
                 self._check_prefix(spec, together)
             changes: dict[AppName, Change] = {
-                spec.name: partial(self._deployed, asked=spec, force=request.force, together=together) for spec in asked
+                spec.name: partial(
+                    self._deployed, asked=spec, force=request.force, together=together, if_absent=request.if_absent
+                )
+                for spec in asked
             }
             changes |= {AppName(app): _deleted for app in request.gone}
             revision = await self._swapping.swap(self._leading, changes)
@@ -167,14 +170,20 @@ class ControllerService:
         force: bool,
         as_is: bool = False,
         together: Collection[AppName] = (),
+        if_absent: bool = False,
     ) -> ApplicationSpec | None:
-        """The record after the deploy; None when this deploy was done before. `as_is`: its versions are final."""
+        """The record after the deploy; None when this deploy was done before. `as_is`: its versions are final.
+
+        *Errors*: ConflictError when it must not be there and is.
+        """
         past: tuple[str, ...] = ()
         if now is not None:
             past = (now.value.deploy_id, *now.value.past_deploy_ids)[:KEPT_DEPLOY_IDS]
             if asked.deploy_id in past:
                 log.info("deploy %s is known", asked.deploy_id, extra={"action": "deploy_repeated", "app": asked.name})
                 return None
+            if if_absent and not now.value.deleting:
+                raise ConflictError(f"there is an application {asked.name!r} already")
         self._check_prefix(asked, together)
         salt = asked.deploy_id if force else ""
         before = now.value if now is not None else None

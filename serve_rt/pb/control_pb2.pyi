@@ -6,18 +6,20 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class DeployRequest(_message.Message):
-    __slots__ = ("application", "force", "forwarded", "more", "gone")
+    __slots__ = ("application", "force", "forwarded", "more", "gone", "if_absent")
     APPLICATION_FIELD_NUMBER: _ClassVar[int]
     FORCE_FIELD_NUMBER: _ClassVar[int]
     FORWARDED_FIELD_NUMBER: _ClassVar[int]
     MORE_FIELD_NUMBER: _ClassVar[int]
     GONE_FIELD_NUMBER: _ClassVar[int]
+    IF_ABSENT_FIELD_NUMBER: _ClassVar[int]
     application: bytes
     force: bool
     forwarded: bool
     more: _containers.RepeatedScalarFieldContainer[bytes]
     gone: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, application: _Optional[bytes] = ..., force: bool = ..., forwarded: bool = ..., more: _Optional[_Iterable[bytes]] = ..., gone: _Optional[_Iterable[str]] = ...) -> None: ...
+    if_absent: bool
+    def __init__(self, application: _Optional[bytes] = ..., force: bool = ..., forwarded: bool = ..., more: _Optional[_Iterable[bytes]] = ..., gone: _Optional[_Iterable[str]] = ..., if_absent: bool = ...) -> None: ...
 
 class DeleteRequest(_message.Message):
     __slots__ = ("app", "deploy_id", "forwarded")

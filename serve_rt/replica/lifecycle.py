@@ -89,6 +89,12 @@ class Lifecycle:
         timeout_s = self._start.assignment.spec.options.health_check_timeout_s
         return await check_health(self._constructed.code, self._user_loop, timeout_s)
 
+    def set_extra_slots(self, extra: int) -> None:
+        """Take so many requests beyond the limit: as many as wait for others that need a place."""
+        limit = self._context.max_ongoing_requests + extra
+        self._service.set_capacity(limit)
+        self._pool.set_limit(limit)
+
     async def reconfigure(
         self,
         user_config_json: str | None,

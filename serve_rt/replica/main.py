@@ -113,6 +113,7 @@ async def _live(start: ReplicaStart, user_log: UserLog) -> int:
     handles = install_in_replica(start.agent_address, token, start.cluster, f"replica/{replica}", loop)
     lifecycle = Lifecycle(start, context, service, dispatch, user_loop, pool, tasks)
     lifecycle.on_logging = partial(_change_log, user_log, access_log)
+    context.set_extra_slots = partial(loop.call_soon_threadsafe, lifecycle.set_extra_slots)
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, lifecycle.ask_drain)
 
@@ -159,6 +160,8 @@ def _replica_context(start: ReplicaStart) -> ReplicaContext:
         node_id=start.node_id,
         rank=ReplicaRank(rank.rank, rank.node_rank, rank.local_rank),
         world_size=start.assignment.world_size or spec.options.num_replicas,
+        code=spec.code,
+        code_root=spec.code_root,
     )
 
 

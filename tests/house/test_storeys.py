@@ -14,7 +14,7 @@ STOREYS: tuple[tuple[str, ...], ...] = (
     ("store",),
     ("routing",),
     ("handle", "batching", "multiplex"),
-    ("api", "replica", "controller"),
+    ("api", "work", "replica", "controller"),
     ("dashboard", "cli", "testing"),
     ("proxy", "agents"),
 )

@@ -1,0 +1,147 @@
+"""From a process's needs to a hidden application that has them: what pools of task workers and actors share.
+
+An application of one deployment, without a route. It is made by the same calls as any other: blobs, then the record;
+the control plane does not know it from others but by its name. Blocking; called in threads of their own.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+
+from serve_rt.api import session as sessions
+from serve_rt.api.build import version_of
+from serve_rt.api.payload import Payload, pack, payload_digest
+from serve_rt.api.replica_context import find_replica_context
+from serve_rt.api.session import Session
+from serve_rt.api.snapshot import import_root, snapshot, uses_code_of
+from serve_rt.handle.runtime import HandleRuntime, current_runtime, find_runtime
+from serve_rt.model.ids import AppName, BlobDigest, DeploymentName, VersionId
+from serve_rt.model.spec import ApplicationSpec, DeploymentOptions, DeploymentSpec, LoggingOptions
+from serve_rt.work.options import Needs
+
+PATIENCE_S = 7 * 86400.0
+"""How long a call waits for a place: a task that is asked for is done, however long the queue."""
+LONGEST_S = 86400.0
+"""A worker that is to go has so long to finish its task."""
+CHECK_S = 60.0
+_QUIET = LoggingOptions(access_log=False)
+
+
+@dataclass(frozen=True)
+class Code:
+    """The program's own modules."""
+
+    digest: BlobDigest | None
+    root: str
+    blobs: Mapping[BlobDigest, bytes]
+    """To be sent; none where the cluster has them."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    spec: DeploymentSpec
+    blobs: Mapping[BlobDigest, bytes]
+
+    def application(self, app: str) -> ApplicationSpec:
+        return ApplicationSpec(
+            name=AppName(app),
+            deploy_id=uuid.uuid4().hex,
+            ingress=self.spec.name,
+            deployments=(self.spec,),
+            route_prefix=None,
+            handle_queue_timeout_s=PATIENCE_S,
+        )
+
+
+_lock = threading.Lock()
+_snapshots: dict[Path, bytes] = {}
+"""Of this process's code, as it was when it was first needed: what runs here was imported then."""
+
+
+def code_here() -> Code:
+    """This program's code: inside a replica it is the replica's own, which the cluster has."""
+    context = find_replica_context()
+    if context is not None:
+        return Code(BlobDigest(context.code) if context.code is not None else None, context.code_root, {})
+    root = import_root()
+    if not uses_code_of(root):
+        return Code(None, "", {})
+    with _lock:
+        if root not in _snapshots:
+            _snapshots[root] = snapshot(root)
+        data = _snapshots[root]
+    digest = BlobDigest(sha256(data).hexdigest())
+    return Code(digest, str(root.resolve()), {digest: data})
+
+
+def prepare(
+    name: str, target: Callable[..., Any], args: tuple[Any, ...], needs: Needs, options: DeploymentOptions
+) -> Prepared:
+    """*Errors*: TypeError for what cannot be pickled; ConfigError when the code is too large."""
+    code = code_here()
+    packed = pack(Payload(target, args))
+    payload = BlobDigest(sha256(packed).hexdigest())
+    spec = DeploymentSpec(
+        name=DeploymentName(name),
+        version=VersionId(""),
+        payload=payload,
+        code=code.digest,
+        code_root=code.root,
+        options=replace(
+            options,
+            resources=needs.resources,
+            labels=needs.labels,
+            env_vars=needs.env_vars,
+            logging=_QUIET,
+            # A function that holds the GIL for minutes is at work, not stuck: nobody but its caller can tell.
+            stuck_timeout_s=LONGEST_S,
+            health_check_period_s=CHECK_S,
+        ),
+        is_ingress=True,
+        python_version=f"{sys.version_info.major}.{sys.version_info.minor}",
+        cloudpickle_version=str(cloudpickle.__version__),
+    )
+    version = version_of(spec, payload_digest(packed))
+    return Prepared(replace(spec, version=version), {payload: packed, **code.blobs})
+
+
+def runtime_here() -> HandleRuntime:
+    """What calls of this process go through; a driver without a cluster starts one, as `serve.run` does."""
+    runtime = find_runtime()
+    if runtime is not None:
+        return runtime
+    session_here()
+    return current_runtime()
+
+
+def session_here() -> Session:
+    """*Errors*: NoClusterError when there is none and none can be started."""
+    session = sessions.find()
+    if session is None:
+        from serve_rt.api import run
+
+        run.start()
+        session = sessions.current()
+    return session
+
+
+def deploy(prepared: Prepared, app: str, *, if_absent: bool = False) -> None:
+    """*Errors*: those of a deploy; ConflictError when `if_absent` and it is there."""
+    session = sessions.current()
+    session.run(session.client.put_blobs(prepared.blobs))
+    session.run(session.client.deploy(prepared.application(app), if_absent=if_absent))
+
+
+def delete(app: str) -> None:
+    """One that is not there is no error."""
+    session = sessions.current()
+    session.run(session.client.delete(app, uuid.uuid4().hex))
