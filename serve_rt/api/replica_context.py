@@ -54,6 +54,8 @@ class ReplicaContext:
     gang_context: None = None
     replica_metadata: Mapping[str, Any] = field(default_factory=dict)
     """What `record_replica_metadata` gave."""
+    incarnation: int = 1
+    """The how manieth process of this replica it is."""
     code: str | None = None
     """Digest of the program's code, for what is started from here; None: it is installed."""
     code_root: str = ""

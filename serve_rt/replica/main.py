@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -113,7 +113,7 @@ async def _live(start: ReplicaStart, user_log: UserLog) -> int:
     handles = install_in_replica(start.agent_address, token, start.cluster, f"replica/{replica}", loop)
     lifecycle = Lifecycle(start, context, service, dispatch, user_loop, pool, tasks)
     lifecycle.on_logging = partial(_change_log, user_log, access_log)
-    context.set_extra_slots = partial(loop.call_soon_threadsafe, lifecycle.set_extra_slots)
+    context.set_extra_slots = lambda extra: _on_loop(loop, lifecycle.set_extra_slots, extra)
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, lifecycle.ask_drain)
 
@@ -162,6 +162,7 @@ def _replica_context(start: ReplicaStart) -> ReplicaContext:
         world_size=start.assignment.world_size or spec.options.num_replicas,
         code=spec.code,
         code_root=spec.code_root,
+        incarnation=start.incarnation,
     )
 
 
@@ -193,6 +194,10 @@ def _change_log(user_log: UserLog, access_log: AccessLog, options: LoggingOption
     access_log.flush()
     user_log.apply(options)
     access_log.follow(user_log)
+
+
+def _on_loop(loop: asyncio.AbstractEventLoop, step: Callable[[int], None], value: int) -> None:
+    loop.call_soon_threadsafe(step, value)
 
 
 def _end_anyway_after(seconds: float, code: int) -> None:
