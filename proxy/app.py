@@ -56,7 +56,7 @@ class ProxyApp:
         self.routes = routes
 
     def begin(self, scope: Scope) -> bool:
-        """Take a request whose body is here. False: nothing was done, `__call__` must."""
+        """Take a request whose body is here, or that is refused. False: nothing was done, `__call__` must."""
         path: str = scope["path"]
         if self._root_path or path.startswith("/-/"):
             return False

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from serve_rt.errors import BackPressureError, ServeException
+from serve_rt.observe.line_budget import LineBudget
 from serve_rt.pb import stream_pb2 as pb
 from serve_rt.proxy.answers import Answer, answer_for
 from serve_rt.proxy.headers import RequestHeaders, read_headers, response_headers
@@ -227,14 +228,17 @@ class Attempt:
             self.status = answer.status
         return self._began
 
-    def failed(self, error: ServeException) -> Answer | None:
+    def failed(self, error: ServeException, lines: LineBudget) -> Answer | None:
         """Note a failure; the answer that the client should get, None when it got the beginning of another."""
         answer = error.answer if isinstance(error, Answered) else None
         if answer is not None and self.connection is not None:
             self.cycle.keep_alive = False  # there is more of the body that nobody wants
         answer = answer or answer_for(error, self.request_id, self.timeout_s)
-        level = logging.INFO if isinstance(error, BackPressureError) else logging.WARNING
-        log.log(level, "%s", error, extra={**self.fields(), "status": answer.status, "action": "request_failed"})
+        fields = {**self.fields(), "status": answer.status, "action": "request_failed"}
+        if not isinstance(error, BackPressureError):
+            log.warning("%s", error, extra=fields)
+        elif lines.spend():
+            log.info("%s", error, extra=fields)
         self.cancel("the request failed")
         if not self._began:
             return answer

@@ -26,6 +26,7 @@ from serve_rt.proxy.body_meter import BodyMeter
 from serve_rt.proxy.limits import Limits
 from serve_rt.proxy.request_ids import RequestIds
 from serve_rt.proxy.routes import Target
+from serve_rt.proxy.turning_away import TurningAway
 from serve_rt.routing import Exchange, Routers
 
 log = logging.getLogger(__name__)
@@ -44,12 +45,20 @@ class Forward:
         self._ids = RequestIds()
         self.counts = RequestCounts()
         """By application, route, method and status."""
+        self._turn_away = TurningAway(self._ids, self.counts)
 
     # --- the road without a task ----------------------------------------------------------------------------------
 
     def begin(self, target: Target, scope: Scope) -> bool:
         """Open a request whose body is here; its answer writes itself. False: nothing was done, `__call__` must."""
+        router = self._routers.router(target.key)
+        refusal = router.refusal()
+        if refusal is not None and self._turn_away(target, scope, refusal):
+            self.requests += 1
+            return True
         cycle = scope["serve_rt.cycle"]
+        if cycle.more_body:
+            return False
         attempt = Attempt(target, scope, cycle.receive, cycle.send)
         try:
             headers = attempt.read_head(self._ids, self._timeout_s)
@@ -65,7 +74,7 @@ class Forward:
         connection = attempt.connection
         assert connection is not None
         try:
-            exchange = self._routers.router(target.key).admit(attempt.outgoing(body, True, attempt.deadline()))
+            exchange = router.admit(attempt.outgoing(body, True, attempt.deadline()))
         except ServeException as error:
             self._refuse(attempt, error)
             return True
@@ -92,7 +101,7 @@ class Forward:
             self._refuse(attempt, ServeException("the answer could not be written"))
 
     def _refuse(self, attempt: Attempt, error: ServeException) -> None:
-        answer = attempt.failed(error)
+        answer = attempt.failed(error, self._turn_away.lines)
         if answer is not None and not attempt.answer_at_once(answer):
             self._in_a_task(attempt, partial(attempt.answer, answer))
         else:
@@ -152,7 +161,7 @@ class Forward:
         except ClientGone:
             self._left(attempt)
         except ServeException as error:
-            answer = attempt.failed(error)
+            answer = attempt.failed(error, self._turn_away.lines)
             if answer is not None:
                 await attempt.answer(answer)
         finally:

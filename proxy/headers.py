@@ -90,7 +90,7 @@ def _look_at(seen: RequestHeaders, named: list[bytes], name: bytes, value: bytes
             named += [token.strip().lower() for token in value.split(b",")]
         return False
     elif name == b"x-request-id":
-        seen.request_id = _request_id(value)
+        seen.request_id = request_id_of(value)
         return False  # goes on as the Open's request id, and as the header that forward.py adds
     elif name == b"x-request-timeout-seconds":
         seen.timeout_s = _timeout_s(value)
@@ -110,7 +110,7 @@ def _drop(flat: list[bytes], named: list[bytes]) -> None:
     flat[:] = kept
 
 
-def _request_id(value: bytes) -> str:
+def request_id_of(value: bytes) -> str:
     text = value.decode("latin-1")[:MAX_REQUEST_ID_CHARS]
     return text if text.isprintable() else ""
 

@@ -325,7 +325,7 @@ class ProxyHttpProtocol(BoundedClosing):
             self._begin(cycle)
 
     def _begin(self, cycle: RequestResponseCycle) -> None:
-        if cycle.more_body or not self.http_server.begin(cast(dict[str, Any], cycle.scope)):
+        if not self.http_server.begin(cast(dict[str, Any], cycle.scope)):
             self.run(cycle, self.app)
 
     def run(self, cycle: RequestResponseCycle, app: Callable[[Any, Any, Any], Awaitable[None]]) -> None:
@@ -349,11 +349,23 @@ class ProxyHttpProtocol(BoundedClosing):
             or len(head.translate(None, _FORBIDDEN)) != len(head)
         ):
             raise ValueError("a response header holds a control character")
+        if b"\r\ndate: " not in head:
+            head += self.http_server.date_line
+        self._write(cycle, head, body)
+        return True
+
+    def write_made(self, cycle: RequestResponseCycle, head: bytes, body: bytes) -> bool:
+        """The same for a head of our own, without a date."""
+        if self.flow.write_paused or cycle.disconnected or cycle.response_started:
+            return False
+        self._write(cycle, head + self.http_server.date_line, body)
+        return True
+
+    def _write(self, cycle: RequestResponseCycle, head: bytes, body: bytes) -> None:
         cycle.response_started = cycle.response_complete = True
         cycle.waiting_for_100_continue = False
-        date = b"" if b"\r\ndate: " in head else self.http_server.date_line
         last = b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n"
-        self.transport.write(b"".join((head, date, last, body)))
+        self.transport.write(b"".join((head, last, body)))
         cycle.message_event.set()
         if not cycle.keep_alive:
             if cycle.more_body:
@@ -363,7 +375,6 @@ class ProxyHttpProtocol(BoundedClosing):
                 self.bound_writing()
         cycle.on_response()
         del cycle.scope["serve_rt.cycle"]  # type: ignore[typeddict-item]  # or each request would be a cycle of references
-        return True
 
     def reset(self) -> None:
         """Cut the connection so that no client can take what it got for the whole answer."""

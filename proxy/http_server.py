@@ -34,7 +34,7 @@ LOOK_S = 0.05
 
 class Application(Protocol):
     def begin(self, scope: dict[str, Any]) -> bool:
-        """Take a request whose body is here, and answer it without a task. False: nothing was done."""
+        """Take a request whose body is here, or that is refused, without a task. False: nothing was done."""
         ...
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:

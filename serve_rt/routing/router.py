@@ -58,6 +58,7 @@ class Router:
         self._arrivals = itertools.count()
         self._assigning = False
         self._quickest = Quickest()
+        self._refusal: BackPressureError | None = None
 
         def connect(route: ReplicaRoute) -> Link:
             return Link(route, cluster, token, client, self, tasks)
@@ -81,6 +82,7 @@ class Router:
         """The feed's word; None when the deployment is gone from it."""
         self._known = self._known or route is not None
         self.route = route
+        self._refusal = None
         self._guard(route is not None and route.guarded)
         self._replicas.rotation.follow(route.failures if route is not None else None)
         self._replicas.follow(route.replicas if route is not None else ())
@@ -180,15 +182,32 @@ class Router:
         route = self.route
         limit = route.max_queued_requests if route is not None else -1
         if self._line.full(limit, len(exchange.request.body)):
-            status = route.backpressure_status if route is not None else 503
-            retry_after_s = route.backpressure_retry_after_s if route is not None else None
-            raise BackPressureError(len(self._line), limit, status, retry_after_s)
+            raise self._full(limit)
         if self._cannot_make_it(exchange, len(self._line)):
             raise self._too_late(exchange)
         self._line.push(exchange)
         exchange.queued_s = time.monotonic()
         self._watch_queue(exchange)
         self._cry_if_starved()
+
+    def refusal(self) -> BackPressureError | None:
+        """Why nobody is let in now, for whoever would rather not make a request in vain: others wait, and there is no
+        place behind them. The same object for as long as it says the same. None: `admit` will tell."""
+        waiting = len(self._line)
+        if not waiting:
+            return None
+        limit = self.route.max_queued_requests if self.route is not None else -1
+        if not self._line.full(limit, 0):
+            return None
+        if self._refusal is None or self._refusal.num_queued_requests != waiting:
+            self._refusal = self._full(limit)
+        return self._refusal
+
+    def _full(self, limit: int) -> BackPressureError:
+        route = self.route
+        status = route.backpressure_status if route is not None else 503
+        retry_after_s = route.backpressure_retry_after_s if route is not None else None
+        return BackPressureError(len(self._line), limit, status, retry_after_s)
 
     def _watch_queue(self, exchange: Exchange) -> None:
         """It waits since `queued_s`, and has waited before."""
