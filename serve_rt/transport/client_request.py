@@ -12,7 +12,7 @@ from serve_rt.errors import Outcome
 from serve_rt.model.transitions import move
 from serve_rt.pb import stream_pb2 as pb
 from serve_rt.transport.flow import Inflow
-from serve_rt.transport.limits import WINDOW_BYTES
+from serve_rt.transport.limits import WIDE_ANSWER_BYTES, WINDOW_BYTES
 from serve_rt.transport.outbox import Lane
 from serve_rt.transport.parts import cancel_part, client_credit
 from serve_rt.transport.states import REQUEST_TRANSITIONS, RequestState
@@ -135,7 +135,7 @@ class ClientRequest:
         listener = self.listener
         if listener is not None:
             if self.inflow is None:
-                self.inflow = Inflow(self.stream.budget, self._answer_window)
+                self.inflow = Inflow(self.stream.budget, self._answer_window, WIDE_ANSWER_BYTES)
             self.inflow.arrived(part.payload, self.id)
         self._state = RequestState.FIRST_BYTE
         if part.end:

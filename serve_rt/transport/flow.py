@@ -7,6 +7,9 @@ Who reads decides. What has arrived and is unread is held against a `Budget`, of
 the answers under way may still bring counts too. The more of it is taken, the smaller is the window that a request has:
 a new one begins with it (Open tells the window of the answer, `Window` the one that bodies shall begin with), one under
 way is given credit up to it and no further.
+
+A reader that has read all there is and whose sender has used up its window gets a wider one, while three quarters of
+the budgets are free. What it is wider counts as taken from then on: promised is held, whether it comes or not.
 """
 
 from __future__ import annotations
@@ -87,6 +90,16 @@ class Budget:
             window_for(process.live, process.bytes, PROCESS_BUDGET_BYTES),
         )
 
+    def widen(self, count: int) -> bool:
+        """Take so much for one wider window, if it is to spare."""
+        process = self._process
+        if _spare(self.live, self.held + count, STREAM_BUDGET_BYTES) and _spare(
+            process.live, process.bytes + count, PROCESS_BUDGET_BYTES
+        ):
+            self.take(count)
+            return True
+        return False
+
     def dropped(self, count: int) -> None:
         """Will not be read any more; from any thread."""
         self._process.dropped.append((self, count))
@@ -115,20 +128,29 @@ def window_for(live: int, held: int, budget: int) -> int:
     return LEAST_WINDOW_BYTES
 
 
+def _spare(live: int, held: int, budget: int) -> bool:
+    """Whether a quarter of the budget has room for what is held and for a window of each; so a wider window takes
+    nothing from the half that `window_for` gives out."""
+    return 4 * (held + live * WINDOW_BYTES) <= budget
+
+
 class Inflow:
-    """The reading side of one request's window.
+    """The reading side of one request's window, which may become as wide as `widest`.
 
     *Resources*: what is still unread when it is dropped is given back to the budget: whoever may still read keeps it.
     """
 
-    __slots__ = ("_budget", "allowed", "held")
+    __slots__ = ("_budget", "_widened", "_widest", "allowed", "held")
 
-    def __init__(self, budget: Budget, window: int) -> None:
+    def __init__(self, budget: Budget, window: int, widest: int) -> None:
         self.allowed = window
         """What the peer may still send."""
         self.held = 0
         """Arrived, not yet read."""
         self._budget = budget
+        self._widest = widest
+        self._widened = 0
+        """By so much the window is wider than the usual one."""
 
     def arrived(self, payload: bytes, request_id: int) -> None:
         """*Errors*: PeerFault when the peer sent more than it may."""
@@ -145,6 +167,10 @@ class Inflow:
         self.held -= size
         self._budget.take(-size)
         window = self._budget.window()
+        if self._widened:
+            window = self._wide(window)
+        elif self.allowed * CREDIT_STEPS < window == WINDOW_BYTES and not self.held:
+            window = self._widen()
         # Up to the window of now, which may be another than it began with. When all is read and less than a quarter is
         # missing, the peer has three quarters, which is more than any piece: nobody waits for credit that never comes.
         given = window - self.allowed - self.held
@@ -153,9 +179,26 @@ class Inflow:
         self.allowed += given
         return given
 
+    def _widen(self) -> int:
+        """All is read and the sender can hardly go on: each waits for the other, in turns."""
+        wider = self._widest - WINDOW_BYTES
+        if not self._budget.widen(wider):
+            return WINDOW_BYTES
+        self._widened = wider
+        return self._widest
+
+    def _wide(self, window: int) -> int:
+        """The window when the others have `window`; when they are short, it is wide no longer."""
+        if window == WINDOW_BYTES:
+            return self._widest
+        if self.allowed + self.held <= WINDOW_BYTES:
+            self._budget.take(-self._widened)
+            self._widened = 0
+        return window
+
     def __del__(self) -> None:
-        if self.held:
-            self._budget.dropped(self.held)
+        if self.held or self._widened:
+            self._budget.dropped(self.held + self._widened)
 
 
 PROCESS = Held()

@@ -10,6 +10,11 @@ SMALL_WINDOW_BYTES = 64 << 10
 """… when half of a budget is taken …"""
 LEAST_WINDOW_BYTES = 32 << 10
 """… and from three quarters on; never less, so that everybody who is read goes on."""
+WIDE_ANSWER_BYTES = 512 << 10
+"""The window of an answer whose reader waits for its sender, while the budgets are mostly free: one window alone is a
+piece that is under way, and the two sides take turns. With what kernel and proxy hold for a client, 1 MiB in all …"""
+WIDE_BODY_BYTES = 1 << 20
+"""… and of a body."""
 STREAM_BUDGET_BYTES = 64 << 20
 """What may have arrived on one stream and be unread …"""
 PROCESS_BUDGET_BYTES = 512 << 20

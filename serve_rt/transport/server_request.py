@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from serve_rt.errors import Outcome
 from serve_rt.pb import stream_pb2 as pb
 from serve_rt.transport.flow import Inflow
-from serve_rt.transport.limits import INLINE_BODY_BYTES, WINDOW_BYTES
+from serve_rt.transport.limits import INLINE_BODY_BYTES, WIDE_BODY_BYTES, WINDOW_BYTES
 from serve_rt.transport.message import WEBSOCKET_KINDS, MessageJoiner
 from serve_rt.transport.outbox import Lane
 from serve_rt.transport.parts import accepted_part, ended_part, error_part, head_part, server_credit
@@ -200,7 +200,8 @@ class ServerRequest:
         if self.cancelled or self._left:
             return
         if self._inflow is None:
-            self._inflow = Inflow(self._stream.budget, min(self.open.body_window or WINDOW_BYTES, WINDOW_BYTES))
+            window = min(self.open.body_window or WINDOW_BYTES, WINDOW_BYTES)
+            self._inflow = Inflow(self._stream.budget, window, WIDE_BODY_BYTES)
         self._inflow.arrived(part.payload, part.id)
         if self._incoming is None:
             self._incoming = deque()
