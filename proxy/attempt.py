@@ -21,6 +21,7 @@ from serve_rt.proxy.open_encoding import fixed_part, open_of_request
 from serve_rt.proxy.request_ids import RequestIds
 from serve_rt.proxy.routes import Target
 from serve_rt.routing import Exchange, Outgoing
+from serve_rt.transport.data import Data
 
 if TYPE_CHECKING:
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
@@ -165,7 +166,7 @@ class Attempt:
 
     # --- the answer -----------------------------------------------------------------------------------------------
 
-    def write_whole(self, part: pb.Head | pb.Data | None) -> bool:
+    def write_whole(self, part: pb.Head | Data | None) -> bool:
         """Write an answer that came in one part; False when it did not, or must be told in several messages."""
         if not isinstance(part, pb.Head) or not part.end or self.method == "HEAD" or part.status in _BODILESS:
             return False
@@ -181,7 +182,7 @@ class Attempt:
         self.status = part.status
         return True
 
-    async def relay(self, exchange: Exchange, first: pb.Head | pb.Data | None) -> None:
+    async def relay(self, exchange: Exchange, first: pb.Head | Data | None) -> None:
         """The answer, part by part, as it comes."""
         if self.write_whole(first):
             return
@@ -203,7 +204,7 @@ class Attempt:
         if body:
             await self._send({"type": "http.response.body", "body": body, "more_body": True})
         while (part := await exchange.read()) is not None:
-            assert isinstance(part, pb.Data)
+            assert isinstance(part, Data)
             await self._send({"type": "http.response.body", "body": part.payload, "more_body": not part.end})
 
     async def answer(self, answer: Answer, *, close: bool = False) -> None:

@@ -28,6 +28,7 @@ from serve_rt.proxy.request_ids import RequestIds
 from serve_rt.proxy.routes import Target
 from serve_rt.proxy.turning_away import TurningAway
 from serve_rt.routing import Exchange, Routers
+from serve_rt.transport.data import Data
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +136,7 @@ class Forward:
         connection.on_gone = partial(self._left, attempt)  # until the task has begun
         connection.run(attempt.cycle, rest)
 
-    async def _relay(self, attempt: Attempt, exchange: Exchange, first: pb.Head | pb.Data | None) -> None:
+    async def _relay(self, attempt: Attempt, exchange: Exchange, first: pb.Head | Data | None) -> None:
         await attempt.relay(exchange, first)
 
     # --- the road with one ----------------------------------------------------------------------------------------

@@ -237,7 +237,13 @@ class ProxyHttpProtocol(BoundedClosing):
 
     def on_body(self, body: bytes) -> None:
         self._framing_bytes -= len(body) * _FRAMING_SHARE
-        if not self.cycle.response_complete:
+        cycle = self.cycle
+        if not cycle.response_complete:
+            if not cycle.body:
+                cycle.body = body  # type: ignore[assignment]  # uvicorn copies it into a bytearray, and that out again
+                body = b""
+            elif type(cycle.body) is bytes:
+                cycle.body = bytearray(cycle.body)
             super().on_body(body)
             return
         self._discarded_bytes += len(body)

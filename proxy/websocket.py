@@ -21,6 +21,7 @@ from serve_rt.proxy.limits import Limits
 from serve_rt.proxy.request_ids import RequestIds
 from serve_rt.proxy.routes import Target
 from serve_rt.routing import Exchange, Outgoing, Routers
+from serve_rt.transport.data import Data
 
 log = logging.getLogger(__name__)
 
@@ -165,7 +166,7 @@ async def _downward(exchange: Exchange, send: Send, request_id: str, outcome: _O
         return
     await send({"type": "websocket.accept", "subprotocol": head.subprotocol or None, "headers": headers})
     while (part := await exchange.read()) is not None:
-        assert isinstance(part, pb.Data)
+        assert isinstance(part, Data)
         if part.kind == pb.DATA_KIND_WS_TEXT:
             await send({"type": "websocket.send", "text": part.payload.decode()})
         elif part.kind == pb.DATA_KIND_WS_BINARY:
@@ -183,7 +184,7 @@ async def _relay_denial(exchange: Exchange, head: pb.Head, headers: list[tuple[b
     ended, body = head.end, head.body
     while not ended:
         part = await exchange.read()
-        if not isinstance(part, pb.Data):
+        if not isinstance(part, Data):
             break
         body, ended = body + part.payload, part.end
     await send({"type": "websocket.http.response.body", "body": body})

@@ -21,6 +21,7 @@ from serve_rt.handle.serialization import load_error, load_value
 if TYPE_CHECKING:
     from serve_rt.pb import stream_pb2 as pb
     from serve_rt.routing import Exchange
+    from serve_rt.transport.data import Data
 
 T = TypeVar("T")
 _EMPTY = object()
@@ -46,7 +47,7 @@ class ValueSink:
                 return True
         return False
 
-    def _gather(self, part: pb.Head | pb.Data) -> None:
+    def _gather(self, part: pb.Head | Data) -> None:
         piece = part.body if hasattr(part, "body") else part.payload  # a Head may hold a whole small answer
         self._data = gather(self._data, piece)
 

@@ -45,7 +45,7 @@ class ItemBuffer:
 
         item: bytes | bytearray = b""
         while (part := await exchange.read()) is not None:
-            if not isinstance(part, stream_pb2.Data) or (not part.payload and part.end):
+            if isinstance(part, stream_pb2.Head) or (not part.payload and part.end):
                 continue
             item = gather(item, part.payload)
             if part.code == 0:  # 1: more of this item follows

@@ -25,6 +25,7 @@ from serve_rt.observe.request_counts import RequestCounts
 from serve_rt.pb import stream_pb2 as pb
 from serve_rt.replica.access_log import AccessLog
 from serve_rt.replica.crossing import Crossing
+from serve_rt.transport.data import Data
 from serve_rt.transport.server import ServerRequest
 
 ROOM_CHECK_BYTES = 64 << 10
@@ -109,7 +110,7 @@ class Call:
         self._unchecked_bytes = 0
         self._room: asyncio.Task[None] | None = None
         self._resume: Callable[[], object] | None = None
-        self._fetch: asyncio.Task[None] | asyncio.Task[pb.Data | None] | None = None
+        self._fetch: asyncio.Task[None] | asyncio.Task[Data | None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         request.on_cancel = self._on_cancel
         if request.deadline is not None:
@@ -170,9 +171,9 @@ class Call:
         self._unchecked_bytes = 0
         return True
 
-    async def receive_part(self) -> pb.Data | None:
+    async def receive_part(self) -> Data | None:
         """From the user loop: the next part of the request's body or WebSocket; None when the caller ended."""
-        arrived: asyncio.Future[pb.Data | None] = asyncio.get_running_loop().create_future()
+        arrived: asyncio.Future[Data | None] = asyncio.get_running_loop().create_future()
         self._roads.to_main.post(self._on_wanted, arrived)
         return await arrived
 
@@ -246,7 +247,7 @@ class Call:
         self._over = True
         self.request.fail(outcome, failure.kind, failure.message, pickled=failure.pickled, traceback=failure.traceback)
 
-    def _on_wanted(self, arrived: asyncio.Future[pb.Data | None]) -> None:
+    def _on_wanted(self, arrived: asyncio.Future[Data | None]) -> None:
         if self._left or self.cancelled:
             self._roads.to_user.post(_resolve_with, arrived, None)
             return
@@ -263,7 +264,7 @@ class Call:
         """`task` reads the request's body for user code that has not begun: it ends with the call."""
         self._fetch = task
 
-    def _fetched(self, arrived: asyncio.Future[pb.Data | None], fetch: asyncio.Task[pb.Data | None]) -> None:
+    def _fetched(self, arrived: asyncio.Future[Data | None], fetch: asyncio.Task[Data | None]) -> None:
         part = None if fetch.cancelled() or fetch.exception() is not None else fetch.result()
         self._roads.to_user.post(_resolve_with, arrived, part)
 
@@ -345,6 +346,6 @@ def _resolve(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
-def _resolve_with(future: asyncio.Future[pb.Data | None], part: pb.Data | None) -> None:
+def _resolve_with(future: asyncio.Future[Data | None], part: Data | None) -> None:
     if not future.done():
         future.set_result(part)

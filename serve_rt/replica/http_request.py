@@ -13,6 +13,7 @@ from starlette.requests import Request
 
 from serve_rt.pb import stream_pb2 as pb
 from serve_rt.replica.call import Call
+from serve_rt.transport.data import Data
 
 _ASGI = {"version": "3.0", "spec_version": "2.4"}
 
@@ -96,7 +97,7 @@ def is_websocket(call: Call) -> bool:
     return bool(call.open.http.type == "websocket")
 
 
-def websocket_message(part: pb.Data | None) -> dict[str, Any]:
+def websocket_message(part: Data | None) -> dict[str, Any]:
     """The ASGI message for one part of a WebSocket."""
     if part is None:
         return {"type": "websocket.disconnect", "code": 1006, "reason": ""}

@@ -20,6 +20,7 @@ from serve_rt.routing.failures import error_of
 from serve_rt.routing.link import Link
 from serve_rt.routing.outgoing import Outgoing
 from serve_rt.transport.client import ClientRequest, RequestState
+from serve_rt.transport.data import Data
 from serve_rt.transport.message import WEBSOCKET_KINDS, MessageJoiner
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class Exchange:
         self.queue_timer: asyncio.TimerHandle | None = None
         self._deadline_timer: asyncio.TimerHandle | None = None
         self._router = router
-        self._parts: deque[pb.Head | pb.Data] = deque()
+        self._parts: deque[pb.Head | Data] = deque()
         self._unread: Inflow | None = None
         self._reader: asyncio.Future[None] | None = None
         self._on_answer: Callable[[], None] | None = None
@@ -111,7 +112,7 @@ class Exchange:
             return RequestState.DONE
         return self.attempt.state if self.attempt is not None else RequestState.QUEUED
 
-    async def read(self) -> pb.Head | pb.Data | None:
+    async def read(self) -> pb.Head | Data | None:
         """The next part of the answer; None after the last one. Reading gives the replica room to send on.
 
         *Errors*: UserCodeError, or the RequestError that ended the request.
@@ -126,7 +127,7 @@ class Exchange:
             finally:
                 self._reader = None
 
-    def take(self) -> pb.Head | pb.Data | None:
+    def take(self) -> pb.Head | Data | None:
         """`read` without waiting: None also when the next part is not here yet."""
         while self._parts:
             part = self._parts.popleft()
@@ -262,7 +263,7 @@ class Exchange:
         self._tell_started()
         self._forget_what_cannot_be_replayed()
 
-    def on_part(self, part: pb.Head | pb.Data) -> None:
+    def on_part(self, part: pb.Head | Data) -> None:
         if not self._answer_began:
             self._answer_began = True
             if self.reserved_s:
@@ -365,7 +366,7 @@ class Exchange:
         if self._started and self._sent_bytes > REPLAY_BYTES:
             self._sent = None
 
-    def _join(self, part: pb.Data) -> pb.Data | None:
+    def _join(self, part: Data) -> Data | None:
         if self._joiner is None:
             self._joiner = MessageJoiner()
         return self._joiner.add(part)

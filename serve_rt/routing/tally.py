@@ -15,6 +15,7 @@ from serve_rt.pb import stream_pb2 as pb
 
 if TYPE_CHECKING:
     from serve_rt.routing.exchange import Exchange
+    from serve_rt.transport.data import Data
 
 TOLD_EVERY_ERRORS = 4
 _SERVER_ERROR = 500
@@ -35,7 +36,7 @@ class Tallies:
         self._counts: dict[str, _Counts] = {}
         self._on_errors = on_errors
 
-    def answer_began(self, exchange: Exchange, part: pb.Head | pb.Data) -> None:
+    def answer_began(self, exchange: Exchange, part: pb.Head | Data) -> None:
         link = exchange.link
         if link is None:
             return

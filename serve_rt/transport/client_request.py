@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from serve_rt.errors import Outcome
 from serve_rt.model.transitions import move
 from serve_rt.pb import stream_pb2 as pb
+from serve_rt.transport.data import Data
 from serve_rt.transport.flow import Inflow
 from serve_rt.transport.limits import WIDE_ANSWER_BYTES, WINDOW_BYTES
 from serve_rt.transport.outbox import Lane
@@ -26,7 +27,7 @@ class RequestListener(Protocol):
 
     def on_started(self) -> None: ...
 
-    def on_part(self, part: pb.Head | pb.Data) -> None: ...
+    def on_part(self, part: pb.Head | Data) -> None: ...
 
     def on_rejected(self) -> None:
         """Provably not started: back to its place in the queue."""
@@ -131,7 +132,7 @@ class ClientRequest:
             if head.end:
                 listener.on_ended()
 
-    def on_data(self, part: pb.Data) -> None:
+    def on_data(self, part: Data) -> None:
         listener = self.listener
         if listener is not None:
             if self.inflow is None:

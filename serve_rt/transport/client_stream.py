@@ -7,7 +7,8 @@ replica owes us one. After a Rejected nothing is opened but against grants, unti
 from __future__ import annotations
 
 import time
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 from google.protobuf.message import DecodeError
 
@@ -15,12 +16,15 @@ from serve_rt.credentials import ClusterToken
 from serve_rt.model.transitions import move
 from serve_rt.pb import stream_pb2 as pb
 from serve_rt.transport.client_request import ClientRequest, RequestListener
+from serve_rt.transport.data import Data, read_data, reader
 from serve_rt.transport.flow import PROCESS, Budget, PeerFault
-from serve_rt.transport.limits import INLINE_BODY_BYTES, PROTOCOL, SILENCE_S, WINDOW_BYTES
+from serve_rt.transport.limits import INLINE_BODY_BYTES, LARGE_PART_BYTES, PROTOCOL, SILENCE_S, WINDOW_BYTES
 from serve_rt.transport.outbox import Outbox
 from serve_rt.transport.parts import client_data, encode_open, encode_windows, goodbye_part, open_part, ping_part
 from serve_rt.transport.server_stream import ReplicaIdentity
 from serve_rt.transport.states import STREAM_TRANSITIONS, StreamState
+
+_read_large = reader(pb.ServerFrame, pb.ServerPart)
 
 
 class StreamOwner(Protocol):
@@ -170,6 +174,36 @@ class ClientStream:
 
         *Errors*: PeerFault when the replica breaks the rules; the caller cuts the stream.
         """
+        parts = self._read(data)
+        if parts is None:
+            return
+        self._heard_s = time.monotonic()
+        self._pinged_s = None
+        room = self.unresponsive
+        self.unresponsive = False
+        requests = self.requests
+        before = len(requests)
+        for part in parts:
+            if type(part) is Data:
+                self._on_data(part)
+                continue
+            kind = part.WhichOneof("part")
+            if kind == "head":
+                self.heads_received += 1
+                if (request := requests.get(part.head.id)) is not None:
+                    request.on_head(part.head)
+            elif kind == "data":
+                self._on_data(read_data(part.data))
+            else:
+                room = self._on_other(kind, part) or room
+        if room or len(requests) < before:
+            self._owner.on_room()
+
+    def _read(self, data: bytes) -> Sequence[Any] | None:  # Any: Data or ServerPart
+        if len(data) >= LARGE_PART_BYTES and self.state is not StreamState.GREETING:
+            parts = _read_large(data)
+            if parts is not None:
+                return parts
         try:
             frame = pb.ServerFrame.FromString(data)
         except DecodeError as error:
@@ -177,27 +211,13 @@ class ClientStream:
         if self.state is StreamState.GREETING:
             self._on_greeting(frame)
             if self.closed or not frame.parts:  # what the replica had to say at once may ride along
-                return
-        self._heard_s = time.monotonic()
-        self._pinged_s = None
-        room = self.unresponsive
-        self.unresponsive = False
-        requests = self.requests
-        before = len(requests)
-        for part in frame.parts:
-            kind = part.WhichOneof("part")
-            if kind == "head":
-                self.heads_received += 1
-                if (request := requests.get(part.head.id)) is not None:
-                    request.on_head(part.head)
-            elif kind == "data":
-                self.data_received += 1
-                if (request := requests.get(part.data.id)) is not None:
-                    request.on_data(part.data)
-            else:
-                room = self._on_other(kind, part) or room
-        if room or len(requests) < before:
-            self._owner.on_room()
+                return None
+        return frame.parts
+
+    def _on_data(self, part: Data) -> None:
+        self.data_received += 1
+        if (request := self.requests.get(part.id)) is not None:
+            request.on_data(part)
 
     def _on_other(self, kind: str | None, part: pb.ServerPart) -> bool:
         """A part that is neither Head nor Data; whether it may have made room."""

@@ -29,6 +29,8 @@ PIECE_BYTES = 256 << 10
 """Of one request in one frame, when it is alone …"""
 SHARED_PIECE_BYTES = 64 << 10
 """… and when others wait."""
+LARGE_PART_BYTES = 16 << 10
+"""A Data from here on is laid out, and read, by hand: copies cost more than the steps that save them."""
 INLINE_BODY_BYTES = 64 << 10
 """What may ride in an Open or Head; the rest follows as Data."""
 SMALLEST_SPLIT_BYTES = 16 << 10

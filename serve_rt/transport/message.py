@@ -7,6 +7,7 @@ about items that the replica itself had cut.
 from __future__ import annotations
 
 from serve_rt.pb import stream_pb2 as pb
+from serve_rt.transport.data import Data
 from serve_rt.transport.flow import PeerFault
 from serve_rt.transport.outbox import MORE_FOLLOWS
 
@@ -21,7 +22,7 @@ class MessageJoiner:
         self._pieces: list[bytes] = []
         self._size = 0
 
-    def add(self, part: pb.Data) -> pb.Data | None:
+    def add(self, part: Data) -> Data | None:
         """The whole message that `part` completes, if it does.
 
         *Errors*: PeerFault for a message over MAX_MESSAGE_BYTES.
@@ -35,6 +36,6 @@ class MessageJoiner:
         if not self._pieces:
             return part
         self._pieces.append(part.payload)
-        whole = pb.Data(id=part.id, payload=b"".join(self._pieces), kind=part.kind, end=part.end)
+        whole = Data(part.id, b"".join(self._pieces), part.end, part.kind)
         self._pieces, self._size = [], 0
         return whole

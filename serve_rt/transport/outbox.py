@@ -15,6 +15,7 @@ from serve_rt.pb import stream_pb2 as pb
 from serve_rt.transport.flow import cost
 from serve_rt.transport.limits import (
     FRAME_BYTES,
+    LARGE_PART_BYTES,
     MOST_UNREAD_PARTS,
     PART_COST_BYTES,
     PIECE_BYTES,
@@ -23,7 +24,7 @@ from serve_rt.transport.limits import (
     UNREAD_PARTS,
     UNREAD_PARTS_BYTES,
 )
-from serve_rt.transport.parts import Wrap, encode_data
+from serve_rt.transport.parts import AROUND, DATA_END, Wrap, encode_data
 
 _SPLIT_FREELY = pb.DATA_KIND_BODY
 MORE_FOLLOWS = 1
@@ -33,6 +34,7 @@ MORE_FOLLOWS = 1
 class Outbox:
     def __init__(self, data_part: Wrap) -> None:
         self.data_part = data_part
+        self.before_body = AROUND[data_part]
         self.taken = 0
         """How many control parts have been handed to a write."""
         self._control: deque[bytes] = deque()
@@ -77,7 +79,7 @@ class Outbox:
             if len(control) == 1:  # the usual at one connection
                 self.taken += 1
                 return control.popleft() or self.take()
-        pieces: list[bytes] = []
+        pieces: list[bytes | memoryview] = []
         size = 0
         while control and (not pieces or size + len(control[0]) <= FRAME_BYTES):
             part = control.popleft()
@@ -88,7 +90,7 @@ class Outbox:
             self._take_data(pieces, size)
         return b"".join(pieces) or None
 
-    def _take_data(self, pieces: list[bytes], size: int) -> None:
+    def _take_data(self, pieces: list[bytes | memoryview], size: int) -> None:
         lanes = self._lanes
         share = PIECE_BYTES if len(lanes) == 1 else SHARED_PIECE_BYTES
         for _ in range(len(lanes)):
@@ -194,7 +196,7 @@ class Lane:
             return True
         return self._credit >= PART_COST_BYTES + min(len(item[0]), SMALLEST_SPLIT_BYTES)
 
-    def take(self, pieces: list[bytes], limit: int) -> int:
+    def take(self, pieces: list[bytes | memoryview], limit: int) -> int:
         """Append up to `limit` bytes of parts; the size of what was appended."""
         items, wrap = self._items, self._outbox.data_part
         size = 0
@@ -221,8 +223,12 @@ class Lane:
             spent = len(payload) + PART_COST_BYTES
             self._credit -= spent
             self.backlog -= spent
-            part = wrap(encode_data(self.id, payload, end, kind, code, reason))
-            pieces.append(part)
+            if spent >= LARGE_PART_BYTES and not (kind or code or reason):
+                pieces += (self._outbox.before_body(self.id, len(payload), end), payload)
+                if end:
+                    pieces.append(DATA_END)
+            else:
+                pieces.append(wrap(encode_data(self.id, payload, end, kind, code, reason)))
             size += spent
             if end:
                 self._on_last()

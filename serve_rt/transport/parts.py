@@ -12,6 +12,7 @@ from collections.abc import Callable
 from serve_rt.pb import stream_pb2 as pb
 
 Wrap = Callable[[bytes], bytes]
+Around = Callable[[int, int, bool], bytes]
 _ONE_BYTE = [bytes((n,)) for n in range(128)]
 
 
@@ -28,8 +29,8 @@ def varint(value: int) -> bytes:
 
 def _wrapper(frame: type, part: type, kind: str) -> Wrap:
     """What puts an encoded `kind` message into its part, and that into the frame's repeated field."""
-    outer = _tag(frame, "parts")
-    inner = _tag(part, kind)
+    outer = tag(frame, "parts")
+    inner = tag(part, kind)
 
     def wrap(message: bytes) -> bytes:
         size = len(message)
@@ -41,9 +42,23 @@ def _wrapper(frame: type, part: type, kind: str) -> Wrap:
     return wrap
 
 
-def _tag(message: type, field: str) -> bytes:
+def tag(message: type, field: str, wire_type: int = 2) -> bytes:
     number = message.DESCRIPTOR.fields_by_name[field].number  # type: ignore[attr-defined]  # of every generated class
-    return varint(number << 3 | 2)
+    return varint(number << 3 | wire_type)
+
+
+def _around(frame: type, part: type) -> Around:
+    """What stands before a payload of body bytes, from the frame's field on: the payload follows uncopied."""
+    outer = tag(frame, "parts")
+    inner = tag(part, "data")
+
+    def before(request_id: int, size: int, end: bool) -> bytes:
+        head = b"".join((b"\x08", varint(request_id), _DATA_PAYLOAD, varint(size)))
+        message = len(head) + size + (len(DATA_END) if end else 0)
+        length = varint(message)
+        return b"".join((outer, varint(message + 1 + len(length)), inner, length, head))
+
+    return before
 
 
 def _client(kind: str) -> Wrap:
@@ -76,8 +91,8 @@ drain_part = _server("drain")
 models_part = _server("models")
 window_part = _server("window")
 
-_OPEN_HTTP = _tag(pb.Open, "http")
-_OPEN_BODY = _tag(pb.Open, "body")
+_OPEN_HTTP = tag(pb.Open, "http")
+_OPEN_BODY = tag(pb.Open, "body")
 _OPEN_END = b"\x58\x01"
 
 
@@ -106,8 +121,13 @@ def encode_open(request_id: int, time_left_ms: int, rest: bytes, body: bytes, en
     return b"".join(pieces)
 
 
-_DATA_ID = _tag(pb.Data, "payload")
-_DATA_END = b"\x18\x01"
+_DATA_PAYLOAD = tag(pb.Data, "payload")
+DATA_END = b"\x18\x01"
+AROUND: dict[Wrap, Around] = {
+    client_data: _around(pb.ClientFrame, pb.ClientPart),
+    server_data: _around(pb.ServerFrame, pb.ServerPart),
+}
+"""Of large body bytes, laid into a frame without being encoded first; DATA_END follows the last."""
 
 
 def encode_data(request_id: int, payload: bytes | memoryview, end: bool, kind: int, code: int, reason: str) -> bytes:
@@ -115,4 +135,5 @@ def encode_data(request_id: int, payload: bytes | memoryview, end: bool, kind: i
     if kind or code or reason:
         message = pb.Data(id=request_id, payload=bytes(payload), end=end, kind=kind, code=code, reason=reason)  # type: ignore[arg-type]  # an int is a DataKind on the wire
         return message.SerializeToString()
-    return b"".join((b"\x08", varint(request_id), _DATA_ID, varint(len(payload)), payload, _DATA_END if end else b""))
+    last = DATA_END if end else b""
+    return b"".join((b"\x08", varint(request_id), _DATA_PAYLOAD, varint(len(payload)), payload, last))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from serve_rt.errors import Outcome
 from serve_rt.pb import stream_pb2 as pb
+from serve_rt.transport.data import Data
 from serve_rt.transport.flow import Inflow
 from serve_rt.transport.limits import INLINE_BODY_BYTES, WIDE_BODY_BYTES, WINDOW_BYTES
 from serve_rt.transport.message import WEBSOCKET_KINDS, MessageJoiner
@@ -75,7 +76,7 @@ class ServerRequest:
         self._inflow: Inflow | None = None
         self._joiner: MessageJoiner | None = None
         self._body_given = False
-        self._incoming: deque[pb.Data] | None = None
+        self._incoming: deque[Data] | None = None
         self._reader: asyncio.Future[None] | None = None
         self._upstream_ended = opened.end
 
@@ -157,12 +158,12 @@ class ServerRequest:
 
     # --- the request's body ---------------------------------------------------------------------------------------
 
-    async def receive(self) -> pb.Data | None:
+    async def receive(self) -> Data | None:
         """The next part from the caller, beginning with the Open's body; None when it has ended or left."""
         if not self._body_given:
             self._body_given = True
             if self.open.body or self.open.end:
-                return pb.Data(payload=self.open.body, end=self.open.end)
+                return Data(self.open.id, self.open.body, self.open.end)
         while True:
             while self._incoming:
                 part = self._incoming.popleft()
@@ -178,14 +179,14 @@ class ServerRequest:
             finally:
                 self._reader = None
 
-    def _join(self, part: pb.Data) -> pb.Data | None:
+    def _join(self, part: Data) -> Data | None:
         if part.kind not in WEBSOCKET_KINDS:
             return part
         if self._joiner is None:
             self._joiner = MessageJoiner()
         return self._joiner.add(part)
 
-    def _give_credit(self, part: pb.Data) -> None:
+    def _give_credit(self, part: Data) -> None:
         if self._inflow is None:
             return
         given = self._inflow.read(part.payload)
@@ -196,7 +197,7 @@ class ServerRequest:
 
     # --- from the stream ------------------------------------------------------------------------------------------
 
-    def on_data(self, part: pb.Data) -> None:
+    def on_data(self, part: Data) -> None:
         if self.cancelled or self._left:
             return
         if self._inflow is None:

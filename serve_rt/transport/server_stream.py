@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import DecodeError
 
 from serve_rt.pb import stream_pb2 as pb
+from serve_rt.transport.data import Data, read_data, reader
 from serve_rt.transport.flow import PROCESS, Budget, PeerFault
 from serve_rt.transport.limits import (
     ACCEPTED_DELAY_S,
     HELLO_BYTES,
     IN_FLIGHT,
+    LARGE_PART_BYTES,
     LOAD_INTERVAL_S,
     PROTOCOL,
     WINDOW_BYTES,
@@ -38,6 +41,8 @@ from serve_rt.transport.server_request import ServerRequest
 
 if TYPE_CHECKING:
     from serve_rt.transport.server import StreamService
+
+_read_large = reader(pb.ClientFrame, pb.ClientPart)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,16 +86,15 @@ class ServerStream:
         if not self.greeted:
             self._greet(data)
             return
-        try:
-            frame = pb.ClientFrame.FromString(data)
-        except DecodeError as error:
-            raise PeerFault(f"a frame of {len(data)} bytes that is no ClientFrame") from error
-        for part in frame.parts:
+        for part in self._read(data):
+            if type(part) is Data:
+                self._on_data(part)
+                continue
             kind = part.WhichOneof("part")
             if kind == "open":
                 self._on_open(part.open)
             elif kind == "data":
-                self._on_data(part.data)
+                self._on_data(read_data(part.data))
             elif kind == "credit":
                 if (request := self.requests.get(part.credit.id)) is not None:
                     request.on_credit(part.credit.bytes)
@@ -108,6 +112,14 @@ class ServerStream:
             self._tell_window()
         if len(self.service.streams) > 1:
             self._tell_load()
+
+    def _read(self, data: bytes) -> Sequence[Any]:  # Any: Data or ClientPart
+        if len(data) >= LARGE_PART_BYTES and (parts := _read_large(data)) is not None:
+            return parts
+        try:
+            return pb.ClientFrame.FromString(data).parts
+        except DecodeError as error:
+            raise PeerFault(f"a frame of {len(data)} bytes that is no ClientFrame") from error
 
     def _greet(self, data: bytes) -> None:
         reason = "the first frame is no Hello" if len(data) > HELLO_BYTES else self._judge(data)
@@ -179,7 +191,7 @@ class ServerStream:
         slots = self.service.slots
         return slots.take(self) or (opened.call.past_limit and slots.take_past_limit(self))
 
-    def _on_data(self, part: pb.Data) -> None:
+    def _on_data(self, part: Data) -> None:
         self.data_received += 1
         request = self.requests.get(part.id)
         if request is not None:

@@ -16,6 +16,7 @@ from serve_rt.replica.crossing import Crossing
 from serve_rt.replica.dispatch import Dispatch
 from serve_rt.replica.thread_pool import ThreadPool
 from serve_rt.replica.user_loop import UserLoop
+from serve_rt.transport.data import Data
 from serve_rt.transport.server import StreamService
 from tests.transport.pair import IDENTITY, TOKEN, Pair
 
@@ -54,7 +55,7 @@ def test_a_reader_of_a_body_is_told_when_its_fetch_never_began() -> None:
         pair.open(b"", end=False)
         pair.settle()
         call = Call(pair.handler.running[0], RequestContext(), roads, ("POST", "/"), lambda call: None)
-        arrived: asyncio.Future[pb.Data | None] = asyncio.get_running_loop().create_future()
+        arrived: asyncio.Future[Data | None] = asyncio.get_running_loop().create_future()
         call._on_wanted(arrived)
         call._stop_user_code()  # before the loop has turned: the fetch is cancelled before its first step
         await asyncio.sleep(0)

@@ -8,6 +8,7 @@ from serve_rt.credentials import ClusterToken
 from serve_rt.errors import Outcome
 from serve_rt.pb import stream_pb2 as pb
 from serve_rt.transport.client import ClientStream, ReplicaIdentity
+from serve_rt.transport.data import Data
 from serve_rt.transport.server import ServerRequest, StreamService
 from serve_rt.transport.server_stream import ServerStream
 
@@ -33,7 +34,7 @@ class Answer:
     """A listener that remembers what happened, and that it ended once."""
 
     def __init__(self) -> None:
-        self.parts: list[pb.Head | pb.Data] = []
+        self.parts: list[pb.Head | Data] = []
         self.ends: list[str] = []
         self.started = False
         self.outcome: Outcome | None = None
@@ -41,7 +42,7 @@ class Answer:
     def on_started(self) -> None:
         self.started = True
 
-    def on_part(self, part: pb.Head | pb.Data) -> None:
+    def on_part(self, part: pb.Head | Data) -> None:
         assert not self.ends, "a part after the end"
         self.parts.append(part)
 

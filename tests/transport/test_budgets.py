@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve_rt.pb import stream_pb2 as pb
 from serve_rt.transport import flow
 from serve_rt.transport.client import ClientRequest
+from serve_rt.transport.data import Data
 from serve_rt.transport.flow import PROCESS, window_at
 from serve_rt.transport.limits import LEAST_WINDOW_BYTES, SMALL_WINDOW_BYTES, WINDOW_BYTES
 from tests.transport.pair import Answer, Pair
@@ -48,7 +48,7 @@ class Call:
     def read(self) -> None:
         for part in self.answer.parts[self._read :]:
             self._read += 1
-            if isinstance(part, pb.Data):
+            if isinstance(part, Data):
                 self.request.consumed(part.payload)
 
     @property

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve_rt.errors import Outcome
-from serve_rt.pb import stream_pb2 as pb
 from serve_rt.transport.client import ClientRequest
+from serve_rt.transport.data import Data
 from tests.transport.pair import Answer, Pair
 
 STEPS = st.lists(
@@ -62,7 +62,7 @@ class World:
         elif what == "read":
             seen = self.read.get(index, 0)
             for part in answer.parts[seen:]:
-                if isinstance(part, pb.Data):
+                if isinstance(part, Data):
                     attempt.consumed(part.payload)
             self.read[index] = len(answer.parts)
 

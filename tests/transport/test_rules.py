@@ -10,6 +10,7 @@ from serve_rt.credentials import ClusterToken
 from serve_rt.errors import Outcome
 from serve_rt.pb import stream_pb2 as pb
 from serve_rt.transport import outbox
+from serve_rt.transport.data import Data
 from serve_rt.transport.flow import PeerFault
 from serve_rt.transport.limits import SILENCE_S, WINDOW_BYTES
 from serve_rt.transport.parts import client_data, encode_data, open_part, server_data
@@ -216,7 +217,7 @@ async def test_a_reader_that_stops_pauses_the_writer_within_a_window() -> None:
         pair.settle()
     assert sent <= WINDOW_BYTES + 32_768
     for part in answer.parts:
-        if isinstance(part, pb.Data):
+        if isinstance(part, Data):
             request.consumed(part.payload)
     pair.settle()
     await running.writable()
@@ -262,7 +263,7 @@ async def test_an_error_leaves_after_the_data_before_it() -> None:
     read = 0
     while not answer.ends:
         for part in answer.parts[read:]:
-            if isinstance(part, pb.Data):
+            if isinstance(part, Data):
                 request.consumed(part.payload)
         read = len(answer.parts)
         pair.settle()
