@@ -239,11 +239,12 @@ class ProxyHttpProtocol(BoundedClosing):
         self._framing_bytes -= len(body) * _FRAMING_SHARE
         cycle = self.cycle
         if not cycle.response_complete:
-            if not cycle.body:
-                cycle.body = body  # type: ignore[assignment]  # uvicorn copies it into a bytearray, and that out again
+            held = cast(bytes | bytearray, cycle.body)
+            if not held:  # uvicorn copies what is here into a bytearray, and that into the message's bytes
+                cycle.body = body  # type: ignore[assignment]  # its own bytes() of it is no copy
                 body = b""
-            elif type(cycle.body) is bytes:
-                cycle.body = bytearray(cycle.body)
+            elif isinstance(held, bytes):
+                cycle.body = bytearray(held)
             super().on_body(body)
             return
         self._discarded_bytes += len(body)

@@ -98,5 +98,7 @@ def _length(data: bytes, at: int) -> tuple[int, int]:
         size |= (byte & 127) << shift
         shift += 7
         at += 1
+        if shift > 63:
+            raise DecodeError("a length of more than ten bytes")
     at += 1
     return at, at + (size | byte << shift)

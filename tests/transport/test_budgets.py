@@ -14,7 +14,13 @@ from serve_rt.transport import flow
 from serve_rt.transport.client import ClientRequest
 from serve_rt.transport.data import Data
 from serve_rt.transport.flow import PROCESS, window_at
-from serve_rt.transport.limits import LEAST_WINDOW_BYTES, SMALL_WINDOW_BYTES, WINDOW_BYTES
+from serve_rt.transport.limits import (
+    LEAST_WINDOW_BYTES,
+    SMALL_WINDOW_BYTES,
+    WIDE_ANSWER_BYTES,
+    WIDE_BODY_BYTES,
+    WINDOW_BYTES,
+)
 from tests.transport.pair import Answer, Pair
 
 pytestmark = pytest.mark.anyio
@@ -140,22 +146,65 @@ async def test_what_is_dropped_is_given_back() -> None:
     assert PROCESS.bytes == 0
 
 
+async def test_a_reader_that_waits_for_its_sender_gets_a_wider_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And one that stops reading then has a wide window unread, no more."""
+    monkeypatch.setattr(flow, "STREAM_BUDGET_BYTES", 64 << 20)
+    pair = Pair(capacity=10).greet()
+    call = Call(pair)
+    pair.settle()
+    [running] = pair.handler.running
+    running.head(200, [])
+    running.data(bytes(8 << 20), end=True)
+    pair.settle()
+    assert len(call.answer.body) <= WINDOW_BYTES
+    for _ in range(10):
+        call.read()
+        pair.settle()
+    unread = sum(len(part.payload) for part in call.answer.parts[-call.unread :] if isinstance(part, Data))
+    assert WINDOW_BYTES < unread <= WIDE_ANSWER_BYTES <= pair.client.budget.held
+    while call.unread:
+        call.read()
+        pair.settle()
+    assert len(call.answer.body) == 8 << 20
+    del call
+    gc.collect()
+    PROCESS.settle()
+    assert PROCESS.bytes == 0, "what it was wider is given back"
+
+
+async def test_so_do_bodies_as_long_as_a_quarter_of_the_budget_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flow, "STREAM_BUDGET_BYTES", 16 << 20)
+    pair = Pair(capacity=100).greet()
+    calls = []
+    for _ in range(12):
+        calls.append(Call(pair, bytes(4 << 20)))
+        pair.settle()
+    for running in pair.handler.running:
+        await running.receive()
+        pair.settle()
+    in_all = len(calls) * WINDOW_BYTES
+    assert in_all < pair.server.budget.held < in_all + 3 * WIDE_BODY_BYTES
+
+
 STEP = st.tuples(st.sampled_from(["open", "read", "cancel", "up", "down"]), st.integers(0, 30))
 
 
-@given(st.lists(STEP, max_size=150), st.integers(1, 60_000))
+@given(st.lists(STEP, max_size=150), st.integers(1, 60_000), st.sampled_from([BUDGET, 6 * BUDGET]))
 @settings(deadline=None, max_examples=60)
-def test_however_they_are_mixed(steps: list[tuple[str, int]], tail: int) -> None:
-    """The bound holds at each step, and all that are read come to their end."""
-    asyncio.run(_mixed(steps, tail))
+def test_however_they_are_mixed(steps: list[tuple[str, int]], tail: int, budget: int) -> None:
+    """The bound holds at each step, and all that are read come to their end. The larger budget has room for wider
+    windows."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flow, "STREAM_BUDGET_BYTES", budget)
+        asyncio.run(_mixed(steps, tail, budget))
 
 
-async def _mixed(steps: list[tuple[str, int]], tail: int) -> None:
+async def _mixed(steps: list[tuple[str, int]], tail: int, budget: int) -> None:
     pair = Pair(capacity=100).greet()
     calls: list[Call] = []
     cancelled: set[int] = set()
     answered = 0
-    body = bytes(WINDOW_BYTES + tail)
+    body = bytes(budget // BUDGET * WINDOW_BYTES + tail)
     for step, which in steps:
         if step == "open":
             calls.append(Call(pair))
@@ -174,7 +223,7 @@ async def _mixed(steps: list[tuple[str, int]], tail: int) -> None:
             running.data(body, end=True)
             running.finished()
         slack = len(calls) * LEAST_WINDOW_BYTES
-        assert 0 <= pair.client.budget.held <= BUDGET + slack
+        assert 0 <= pair.client.budget.held <= budget + slack
     for _ in range(10_000):
         moved = pair.up() | pair.down()
         for running in pair.handler.running[answered:]:
