@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from serve_rt.config.accepted import ControllerOptions, TracingConfig
     from serve_rt.config.options import HTTPOptions
     from serve_rt.multiplex.decorator import multiplexed
+    from serve_rt.work.actor import actor, get_actor, kill
     from serve_rt.work.ref import cancel, get, wait
     from serve_rt.work.task import task
 
@@ -52,12 +53,14 @@ __all__ = [
     "TracingConfig",
     "_run",
     "_run_many",
+    "actor",
     "batch",
     "cancel",
     "cancelled",
     "delete",
     "deployment",
     "get",
+    "get_actor",
     "get_app_handle",
     "get_deployment_actor",
     "get_deployment_actor_context",
@@ -66,6 +69,7 @@ __all__ = [
     "get_replica_context",
     "get_trace_context",
     "ingress",
+    "kill",
     "metrics",
     "multiplexed",
     "rollback",
@@ -97,6 +101,9 @@ _HOMES = {
     "HTTPOptions": "config.options",
     "ControllerOptions": "config.accepted",
     "TracingConfig": "config.accepted",
+    "actor": "work.actor",
+    "get_actor": "work.actor",
+    "kill": "work.actor",
     "cancel": "work.ref",
     "get": "work.ref",
     "task": "work.task",

@@ -43,6 +43,9 @@ NAMES = {
     "": {
         "get_deployment": "use serve.get_deployment_handle(name, app_name) or serve.get_app_handle(app_name)",
         "list_deployments": "use serve.status().applications",
+        "remote": "use @serve.task on a function and @serve.actor on a class",
+        "put": "there is no object store: pass the value, or the ref of the task that makes it",
+        "init": "use serve.start(), or nothing: serve.run and the first task find or start the cluster",
         "connect": "serve.run and the others find the running cluster by themselves",
         "build": "use `serve build module:app -o config.yaml`",
     },
@@ -83,8 +86,8 @@ def refuse_name(module: str, name: str) -> NoReturn:
 
 
 _NO_RAY = (
-    "there is no Ray here: `import serve_rt as serve` takes the place of `from ray import serve`. A task is a function "
-    "run with asyncio.to_thread, or a deployment called with a handle; an actor is a deployment with one replica."
+    "there is no Ray here: `import serve_rt as serve` takes the place of `from ray import serve`. @ray.remote is "
+    "@serve.task on a function and @serve.actor on a class; serve.get, wait, cancel, kill and get_actor are Ray's."
 )
 _AWAITED_TWICE = (
     "if this is what a handle call gave: `await handle.remote()` is the result itself, where Ray 2.6 gave an object "

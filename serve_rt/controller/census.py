@@ -82,7 +82,9 @@ class Member:
         """How often its process or constructor has failed."""
         if self.observed is None:
             return 0
-        return self.observed.restarts + (self.state in (ReplicaState.BACKOFF, ReplicaState.FAILED))
+        # One that its agent has taken on and not started yet is in BACKOFF, too.
+        began = self.observed.incarnation > 0
+        return self.observed.restarts + (began and self.state in (ReplicaState.BACKOFF, ReplicaState.FAILED))
 
 
 @dataclass(frozen=True, slots=True)

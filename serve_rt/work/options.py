@@ -74,7 +74,8 @@ class ActorOptions:
     name: str | None = None
     get_if_exists: bool = False
     detached: bool = False
-    max_concurrency: int = 1
+    max_concurrency: int | None = None
+    """None: as the class is, one at a time where all its methods are plain."""
     max_restarts: int = 0
 
 
@@ -104,8 +105,8 @@ def actor_options(given: Mapping[str, Any]) -> ActorOptions:
         name=name,
         get_if_exists=bool(given.get("get_if_exists")),
         detached=lifetime == "detached",
-        max_concurrency=_integer("max_concurrency", _or(given.get("max_concurrency"), 1), least=1),
-        max_restarts=_integer("max_restarts", _or(given.get("max_restarts"), 0), least=-1),
+        max_concurrency=_optional("max_concurrency", given, None, least=1),
+        max_restarts=_optional("max_restarts", given, 0, least=-1) or 0,
     )
 
 
@@ -152,5 +153,6 @@ def _exceptions(value: Any) -> bool | tuple[type[BaseException], ...]:
     return kinds
 
 
-def _or(value: Any, default: int) -> Any:
-    return default if value is None else value
+def _optional(name: str, given: Mapping[str, Any], default: int | None, *, least: int) -> int | None:
+    value = given.get(name)
+    return default if value is None else _integer(name, value, least=least)

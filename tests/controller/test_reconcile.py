@@ -6,12 +6,14 @@ from dataclasses import replace
 
 import pytest
 
+from serve_rt.controller.census import Member, NodeStanding
 from serve_rt.controller.plan import DeleteAssignment, SaveDeployment
 from serve_rt.controller.reconcile import reconcile
 from serve_rt.controller.settings import ControlSettings
 from serve_rt.errors import ConfigError
 from serve_rt.model.cluster import ROLLOUT_TRANSITIONS, RolloutPhase
-from serve_rt.model.ids import NodeId
+from serve_rt.model.ids import NodeId, ReplicaId
+from serve_rt.model.replica import Observed, ReplicaState
 from serve_rt.model.transitions import mermaid
 from tests.controller.world import World, application, deployment_spec, node_record
 
@@ -35,6 +37,14 @@ def test_a_replica_never_observed_goes_only_when_its_agent_has_read_that_it_must
     assert not any(isinstance(a, DeleteAssignment) for a in reconcile(behind, world.now, world.settings).actions)
     read = replace(world.cluster, applied={NodeId("a"): written})
     assert any(isinstance(a, DeleteAssignment) for a in reconcile(read, world.now, world.settings).actions)
+
+
+@pytest.mark.parametrize(("incarnation", "failures"), [(0, 0), (1, 1)], ids=["not started yet", "started and ended"])
+def test_a_replica_that_waits_for_its_first_start_has_not_failed(incarnation: int, failures: int) -> None:
+    """With max_constructor_retry_count=1 the deploy failed before anything was started."""
+    observed = Observed(ReplicaId("x#d#1"), NodeId("a"), "s", ReplicaState.BACKOFF, incarnation)
+    member = Member(observed.replica_id, observed.node_id, NodeStanding.LIVE, None, observed, confirmed=True)
+    assert member.failures == failures
 
 
 def test_one_deployment_in_an_impossible_state_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,6 +40,12 @@ def test_stream_sends_each_word_as_it_comes() -> None:
         assert _first_event_s(served) < 1.0, "the first event does not wait for the last"
 
 
+def test_tasks_count_and_the_actor_adds_up() -> None:
+    with serve_run("serve_rt.examples.tasks:app") as served:
+        assert served.post(["to be or not to be", "to see"]) == {"to": 3, "be": 2, "or": 1, "not": 1, "see": 1}
+        assert served.post(["be"])["be"] == 3, "the actor has kept them"
+
+
 def _first_event_s(served: Served) -> float:
     import http.client
     import time

@@ -78,7 +78,7 @@ def test_options_are_taken_as_ray_has_them() -> None:
     assert options.needs.resources == Resources(2000, 1 << 20, 500, {"disk": 1000})
     assert (options.max_retries, options.needs.shown) == (3, "2cpu-0.5gpu")
     actor = actor_options({"name": "c", "get_if_exists": True, "lifetime": "detached", "max_restarts": -1})
-    assert (actor.name, actor.detached, actor.max_concurrency, actor.max_restarts) == ("c", True, 1, -1)
+    assert (actor.name, actor.detached, actor.max_concurrency, actor.max_restarts) == ("c", True, None, -1)
 
 
 def _generator() -> Iterator[int]:
