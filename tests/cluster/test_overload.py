@@ -65,7 +65,7 @@ def _overload(cluster: LocalCluster, show: Show, *, ongoing: int, seconds: float
 
 
 def _load(cluster: LocalCluster, rate_per_s: float, seconds: float) -> Report:
-    with LoadProcess(cluster.node.http_port, rate_per_s=rate_per_s, processes=1 + int(rate_per_s // 2400)) as load:
+    with LoadProcess(cluster.node.http_port, rate_per_s=rate_per_s, processes=1 + int(rate_per_s // 10_000)) as load:
         time.sleep(seconds)
     return load.report
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import sys
 
 import uvloop
@@ -61,4 +62,5 @@ async def run(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
+    gc.disable()  # a collection among a hundred thousand records stops the loop for longer than answers may take
     uvloop.run(run(arguments()))

@@ -42,7 +42,7 @@ Shooter = Callable[[str], Shot]
 def judge(shot: Shot, answer: Answer) -> Judged:
     """The verdict on a complete answer."""
     if answer.status in (429, 503):
-        if "retry-after" in answer.headers:
+        if any(name.lower() == b"retry-after" for name, _ in answer.fields):
             return Judged(Verdict.REFUSED, f"{answer.status} {_start(answer)}")
         return Judged(Verdict.FAILED, f"{answer.status} without Retry-After: {_start(answer)}")
     if not 200 <= answer.status < 300:

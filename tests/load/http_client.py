@@ -7,7 +7,7 @@ checker must see exactly what came over the wire.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -21,11 +21,15 @@ class BrokenAnswer(Exception):
 @dataclass(slots=True)
 class Answer:
     status: int = 0
-    headers: dict[str, str] = field(default_factory=dict)
+    fields: list[tuple[bytes, bytes]] = field(default_factory=list)
     body: bytearray = field(default_factory=bytearray)
     complete: bool = False
     keep_alive: bool = True
     first_byte_s: float = 0.0
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in self.fields}
 
 
 class Connection(asyncio.Protocol):
@@ -38,8 +42,8 @@ class Connection(asyncio.Protocol):
         self._host = host
         self._transport: asyncio.Transport | None = None
         self._answer: Answer | None = None
-        self._waiter: asyncio.Future[Answer] | None = None
-        self._parser: Any = None  # httptools ships no types for its parser
+        self._done: Callable[[Answer | BrokenAnswer], None] | None = None
+        self._parser: Any = httptools.HttpResponseParser(self)  # httptools ships no types for its parser
         self.closed = False
 
     @staticmethod
@@ -52,20 +56,34 @@ class Connection(asyncio.Protocol):
         self, method: str, path: str, *, headers: Mapping[str, str] | None = None, body: bytes = b""
     ) -> Answer:
         """*Errors*: BrokenAnswer."""
-        if self.closed or self._transport is None:
-            raise BrokenAnswer("the connection was closed before the request was sent")
-        self._answer = Answer()
-        self._parser = httptools.HttpResponseParser(self)
-        self._waiter = asyncio.get_running_loop().create_future()
+        waiter: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+        def settle(answer: Answer | BrokenAnswer) -> None:
+            if waiter.done():
+                return
+            if isinstance(answer, BrokenAnswer):
+                waiter.set_exception(answer)
+            else:
+                waiter.set_result(answer)
+
         lines = [f"{method} {path} HTTP/1.1", f"host: {self._host}"]
         lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
         if body or method in ("POST", "PUT", "PATCH"):
             lines.append(f"content-length: {len(body)}")
-        self._transport.write("\r\n".join([*lines, "", ""]).encode() + body)
+        self.send("\r\n".join([*lines, "", ""]).encode() + body, settle)
         try:
-            return await self._waiter
+            return await waiter
         finally:
-            self._waiter = None
+            self._done = None
+
+    def send(self, request: bytes, done: Callable[[Answer | BrokenAnswer], None]) -> None:
+        """The same for whoever has no task to wait in: `done` is called once, perhaps at once."""
+        if self.closed or self._transport is None:
+            done(BrokenAnswer("the connection was closed before the request was sent"))
+            return
+        self._answer = Answer()
+        self._done = done
+        self._transport.write(request)
 
     def close(self) -> None:
         self.closed = True
@@ -78,7 +96,7 @@ class Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)  # uvloop's are not subclasses
 
     def data_received(self, data: bytes) -> None:
-        if self._waiter is None:
+        if self._done is None:
             self._fail("bytes nobody asked for")
             return
         try:
@@ -93,8 +111,12 @@ class Connection(asyncio.Protocol):
         self.closed = True
         if self._transport is not None:
             self._transport.abort()
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_exception(BrokenAnswer(reason))
+        self._tell(BrokenAnswer(reason))
+
+    def _tell(self, answer: Answer | BrokenAnswer) -> None:
+        done, self._done = self._done, None
+        if done is not None:
+            done(answer)
 
     # --- httptools callbacks
 
@@ -104,7 +126,7 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         assert self._answer is not None
-        self._answer.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+        self._answer.fields.append((name, value))
 
     def on_headers_complete(self) -> None:
         assert self._answer is not None
@@ -116,12 +138,11 @@ class Connection(asyncio.Protocol):
         self._answer.body += body
 
     def on_message_complete(self) -> None:
-        assert self._answer is not None and self._waiter is not None
+        assert self._answer is not None
         if 100 <= self._answer.status < 200:
             return
         self._answer.complete = True
         if not self._answer.keep_alive and self._transport is not None:
             self.closed = True
             self._transport.close()
-        if not self._waiter.done():
-            self._waiter.set_result(self._answer)
+        self._tell(self._answer)

@@ -13,13 +13,14 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
 from tests.load.outcomes import Record, Report, Verdict
 
+_FIELDS = tuple(field.name for field in fields(Record))
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -87,4 +88,4 @@ def _record(values: dict[str, Any]) -> Record:
 
 
 def encoded(record: Record) -> str:
-    return json.dumps(asdict(record))
+    return json.dumps({name: getattr(record, name) for name in _FIELDS})
