@@ -19,7 +19,7 @@ from serve_rt.api.graph import BoundDeployment, flatten
 from serve_rt.api.options import resolve
 from serve_rt.api.payload import Payload, pack, unpack
 from serve_rt.context import RequestContext, current_request
-from serve_rt.errors import ServeException, UserCodeError
+from serve_rt.errors import ConflictError, ServeException, UserCodeError
 from serve_rt.handle import DeploymentHandle
 from serve_rt.handle.driver_loop import DriverLoop, driver_loop
 from serve_rt.handle.runtime import HandleRuntime, find_runtime, install
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from serve_rt.routing import Exchange, Outgoing
 
 READ_AHEAD = 16
+MOST_THREADS = 256
+"""Sync methods at once, as in a replica: some wait for others."""
 
 
 @dataclass(frozen=True)
@@ -183,8 +185,10 @@ class LocalApps:
 
     def __init__(self) -> None:
         self._user = DriverLoop()
+        self._user.loop.set_default_executor(concurrent.futures.ThreadPoolExecutor(MOST_THREADS, "sync handler"))
         self._replicas: dict[DeploymentKey, _LocalReplica] = {}
         self._apps: dict[AppName, AppRoute] = {}
+        self._known: set[DeploymentKey] = set()
         self.runtime = HandleRuntime(driver_loop().loop, self._open)
 
     async def _open(self) -> LocalApps:
@@ -202,7 +206,7 @@ class LocalApps:
         return {}  # no queue and no limit: nothing waits here
 
     def was_known(self, key: DeploymentKey) -> bool:
-        return key in self._replicas
+        return key in self._known
 
     async def wait_for_change(self) -> None:
         await asyncio.sleep(0.05)  # whatever changes does so in other threads; names are looked up for a second
@@ -211,12 +215,21 @@ class LocalApps:
         self._replicas.clear()
         self._apps.clear()
 
+    def has(self, app: str) -> bool:
+        return AppName(app) in self._apps
+
+    def drop(self, app: str) -> None:
+        self._apps.pop(AppName(app), None)
+        for key in [key for key in self._replicas if key.app == app]:
+            del self._replicas[key]
+
     def deploy(self, target: RunTarget) -> DeploymentHandle[Any]:
         """*Errors*: what a constructor raises."""
         graph = flatten(target.target, target.name)
         for bound in graph.deployments:
             key = DeploymentKey(AppName(target.name), DeploymentName(bound.name))
             self._replicas[key] = self._user.run(_construct(bound))
+            self._known.add(key)
         self._apps[AppName(target.name)] = AppRoute(
             AppName(target.name), target.route_prefix, DeploymentName(graph.ingress)
         )
@@ -242,11 +255,27 @@ async def _construct(bound: BoundDeployment) -> _LocalReplica:
 _local: LocalApps | None = None
 
 
-def run_local(targets: list[RunTarget]) -> list[DeploymentHandle[Any]]:
-    """Deploy in this process; handles made from now on lead here."""
+def run_local(targets: list[RunTarget], *, if_absent: bool = False) -> list[DeploymentHandle[Any]]:
+    """Deploy in this process; handles made from now on lead here.
+
+    *Errors*: ConflictError when `if_absent` and there is an application of that name.
+    """
     global _local
     if _local is None or find_runtime() is not _local.runtime:
         _local = LocalApps()
         install(_local.runtime)
         held.watch(lambda _models: None)
+    taken = next((one.name for one in targets if if_absent and _local.has(one.name)), None)
+    if taken is not None:
+        raise ConflictError(f"there is an application {taken!r} already")
     return [_local.deploy(target) for target in targets]
+
+
+def drop_local(app: str) -> None:
+    """Forget an application of this process; what it does now goes on unseen."""
+    if _local is not None:
+        _local.drop(app)
+
+
+def is_local(runtime: HandleRuntime) -> bool:
+    return _local is not None and runtime is _local.runtime

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +23,7 @@ from serve_rt.api.deployment import Application
 from serve_rt.api.own_cluster import open_to_others
 from serve_rt.api.replica_context import find_replica_context, is_being_made
 from serve_rt.api.session import Session
-from serve_rt.api.targets import RunTarget, check_apart, check_target, prefix_of
+from serve_rt.api.targets import RunTarget, check_apart, check_target, is_forced_local, prefix_of
 from serve_rt.api.waiting import reachable, until_deleted, until_routed, until_running
 from serve_rt.config.accepted import ControllerOptions, TracingConfig
 from serve_rt.config.options import (
@@ -46,7 +45,6 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 _NODES_OWN = ("root_path", "request_timeout_s", "keep_alive_timeout_s", "limits")
 """Of the http_options: what becomes a flag of the agent besides where it listens."""
-_FORCE_LOCAL = ("SERVE_FORCE_LOCAL_TESTING_MODE", "RAY_SERVE_FORCE_LOCAL_TESTING_MODE")
 _START = (
     "proxy_location", "http_options", "grpc_options", "logging_config", "tracing_config", "controller_options",
 )  # fmt: skip
@@ -231,7 +229,7 @@ def _run_many(
         _logging_for(one)
     targets = [replace(one, route_prefix=prefix_of(one.target, one.route_prefix)) for one in targets]
     check_apart(targets)
-    if _local_testing_mode or any(os.environ.get(name) == "1" for name in _FORCE_LOCAL):
+    if _local_testing_mode or is_forced_local():
         from serve_rt.api.local_mode import run_local
 
         return run_local(list(targets))

@@ -5,6 +5,7 @@ Used by serve_rt.api.run; whether another application of the cluster has the pre
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
@@ -77,3 +78,11 @@ def check_apart(targets: Sequence[RunTarget]) -> None:
                 f"Prefix {one.route_prefix} is being used by application {owner!r}: give {one.name!r} another "
                 "route_prefix, or None."
             )
+
+
+_FORCE_LOCAL = ("SERVE_FORCE_LOCAL_TESTING_MODE", "RAY_SERVE_FORCE_LOCAL_TESTING_MODE")
+
+
+def is_forced_local() -> bool:
+    """Whether the environment asks for local testing mode."""
+    return any(os.environ.get(name) == "1" for name in _FORCE_LOCAL)

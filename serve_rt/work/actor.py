@@ -21,9 +21,11 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, NoReturn, TypeVar, overload
 
+from serve_rt.api.local_mode import is_local
 from serve_rt.api.payload import Payload, pack
 from serve_rt.errors import ConflictError
 from serve_rt.handle.lookup import exists
+from serve_rt.handle.runtime import HandleRuntime
 from serve_rt.model.ids import AppName, DeploymentKey, DeploymentName
 from serve_rt.model.spec import DeploymentOptions
 from serve_rt.work import owning
@@ -73,13 +75,13 @@ class ActorClass(Generic[T]):
         prepared = self._prepared(Payload(kind, args, kwargs), shown)
         if options.name is None:
             place = new_place(_key(app), shown)
-            runtime.post(_make, place, prepared, app)
+            runtime.post(_make, runtime, place, prepared, app)
         else:
-            mine = self._take_name(prepared, app)
+            mine = self._take_name(runtime, prepared, app)
             place = place_of(_key(app), shown)
             if not mine:
                 return ActorHandle(place, methods)
-        if not options.detached:
+        if not (options.detached or is_local(runtime)):
             owning.own(runtime, place)
         return ActorHandle(place, methods)
 
@@ -100,10 +102,10 @@ class ActorClass(Generic[T]):
             ),
         )
 
-    def _take_name(self, prepared: Prepared, app: str) -> bool:
+    def _take_name(self, runtime: HandleRuntime, prepared: Prepared, app: str) -> bool:
         """Whether it is made now; False: there is one. *Errors*: ValueError when that is not what was asked for."""
         try:
-            deploy(prepared, app, if_absent=True)
+            deploy(runtime, prepared, app, if_absent=True)
         except ConflictError as error:
             if self._options.get_if_exists:
                 return False
@@ -194,11 +196,11 @@ def _handle(app: str, shown: str, methods: tuple[str, ...] | None) -> ActorHandl
     return ActorHandle(place_of(_key(app), shown), methods)
 
 
-def _make(place: ActorPlace, prepared: Prepared, app: str) -> None:
+def _make(runtime: HandleRuntime, place: ActorPlace, prepared: Prepared, app: str) -> None:
     """On the runtime's loop."""
 
     async def make() -> None:
-        await asyncio.to_thread(deploy, prepared, app)
+        await asyncio.to_thread(deploy, runtime, prepared, app)
         place.ready = True
 
     place.made = asyncio.ensure_future(make())
@@ -264,4 +266,4 @@ def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
         asyncio.run_coroutine_threadsafe(place.opened(runtime), runtime.loop).result()
     place.ended = True
     owning.let_go(place)
-    delete(place.key.app)
+    delete(place.key.app, runtime)

@@ -19,10 +19,12 @@ import cloudpickle
 
 from serve_rt.api import session as sessions
 from serve_rt.api.build import version_of
+from serve_rt.api.deployment import deployment
+from serve_rt.api.local_mode import drop_local, is_local, run_local
 from serve_rt.api.payload import Payload, pack, payload_digest
 from serve_rt.api.replica_context import find_replica_context
-from serve_rt.api.session import Session
 from serve_rt.api.snapshot import import_root, snapshot, uses_code_of
+from serve_rt.api.targets import RunTarget, is_forced_local
 from serve_rt.handle.runtime import HandleRuntime, current_runtime, find_runtime
 from serve_rt.model.ids import AppName, BlobDigest, DeploymentName, VersionId
 from serve_rt.model.spec import ApplicationSpec, DeploymentOptions, DeploymentSpec, LoggingOptions
@@ -48,6 +50,8 @@ class Code:
 
 @dataclass(frozen=True)
 class Prepared:
+    target: Callable[..., Any]
+    args: tuple[Any, ...]
     spec: DeploymentSpec
     blobs: Mapping[BlobDigest, bytes]
 
@@ -111,37 +115,41 @@ def prepare(
         cloudpickle_version=str(cloudpickle.__version__),
     )
     version = version_of(spec, payload_digest(packed))
-    return Prepared(replace(spec, version=version), {payload: packed, **code.blobs})
+    return Prepared(target, args, replace(spec, version=version), {payload: packed, **code.blobs})
 
 
 def runtime_here() -> HandleRuntime:
-    """What calls of this process go through; a driver without a cluster starts one, as `serve.run` does."""
+    """What calls of this process go through; a driver without a cluster starts one, as `serve.run` does.
+
+    *Errors*: NoClusterError when none can be started.
+    """
     runtime = find_runtime()
     if runtime is not None:
         return runtime
-    session_here()
+    if is_forced_local():
+        run_local([])
+    elif sessions.find() is None:
+        from serve_rt.api.run import start
+
+        start()
     return current_runtime()
 
 
-def session_here() -> Session:
-    """*Errors*: NoClusterError when there is none and none can be started."""
-    session = sessions.find()
-    if session is None:
-        from serve_rt.api import run
-
-        run.start()
-        session = sessions.current()
-    return session
-
-
-def deploy(prepared: Prepared, app: str, *, if_absent: bool = False) -> None:
+def deploy(runtime: HandleRuntime, prepared: Prepared, app: str, *, if_absent: bool = False) -> None:
     """*Errors*: those of a deploy; ConflictError when `if_absent` and it is there."""
+    if is_local(runtime):
+        one = deployment(name=prepared.spec.name)(prepared.target).bind(*prepared.args)
+        run_local([RunTarget(one, app, None)], if_absent=if_absent)
+        return
     session = sessions.current()
     session.run(session.client.put_blobs(prepared.blobs))
     session.run(session.client.deploy(prepared.application(app), if_absent=if_absent))
 
 
-def delete(app: str) -> None:
+def delete(app: str, runtime: HandleRuntime | None = None) -> None:
     """One that is not there is no error."""
+    if runtime is not None and is_local(runtime):
+        drop_local(app)
+        return
     session = sessions.current()
     session.run(session.client.delete(app, uuid.uuid4().hex))

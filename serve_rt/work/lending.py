@@ -12,10 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from serve_rt.api.replica_context import find_replica_context
+from serve_rt.context import current_request
 
 _lock = threading.Lock()
 _lends = False
-_lent = 0
+_waits: dict[int, int] = {}
+"""How many waits each task is in, by its request: a task that gathers many results lends one place."""
 
 
 def begin() -> None:
@@ -27,21 +29,25 @@ def begin() -> None:
 @contextmanager
 def lent() -> Iterator[None]:
     """For the time of a wait."""
-    if not _lends:
+    task = current_request.get() if _lends else None
+    if task is None:
         yield
         return
-    _change(1)
+    _change(id(task), 1)
     try:
         yield
     finally:
-        _change(-1)
+        _change(id(task), -1)
 
 
-def _change(by: int) -> None:
-    global _lent
+def _change(task: int, by: int) -> None:
     context = find_replica_context()
     if context is None or context.set_extra_slots is None:
         return
     with _lock:  # the calls must arrive in the order of the sums
-        _lent += by
-        context.set_extra_slots(_lent)
+        before = len(_waits)
+        _waits[task] = _waits.get(task, 0) + by
+        if not _waits[task]:
+            del _waits[task]
+        if len(_waits) != before:
+            context.set_extra_slots(len(_waits))

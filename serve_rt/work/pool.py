@@ -11,16 +11,18 @@ import asyncio
 import logging
 import uuid
 import weakref
+from collections.abc import Mapping
 from dataclasses import replace
 
 from serve_rt.api import session as sessions
+from serve_rt.api.local_mode import is_local
 from serve_rt.api.session import Session
 from serve_rt.handle.runtime import HandleRuntime
 from serve_rt.model.ids import AppName, DeploymentKey, DeploymentName
 from serve_rt.model.resources import Resources
 from serve_rt.model.routes import Availability, DeploymentRoute
 from serve_rt.model.spec import AutoscalingOptions, DeploymentOptions
-from serve_rt.model.status import NodeOverview
+from serve_rt.model.status import ApplicationStatusOverview, NodeOverview
 from serve_rt.work.deploying import LONGEST_S, Prepared, deploy, prepare
 from serve_rt.work.options import Needs
 from serve_rt.work.worker import TaskWorker
@@ -59,18 +61,21 @@ class Pool:
         table = routes.table
         route = next((one for one in table.deployments if one.key == self.key), None) if table is not None else None
         if route is None or not _serves(route):
-            await asyncio.to_thread(self._deploy)
+            await asyncio.to_thread(self._deploy, runtime)
         self.ready = True
 
     def forget(self) -> None:
         """It is gone, as it seems: the next call looks, and makes it again."""
         self.ready = False
 
-    def _deploy(self) -> None:
+    def _deploy(self, runtime: HandleRuntime) -> None:
+        if is_local(runtime):
+            deploy(runtime, self._prepared, self.app)
+            return
         session = sessions.current()
         nodes = session.run(session.client.nodes()).nodes
         most = most_workers(self._needs.resources, [node for node in nodes if node.alive])
-        deploy(with_limit(self._prepared, most), self.app)
+        deploy(runtime, with_limit(self._prepared, most), self.app)
         log.info("tasks run in %s: at most %d at a time", self.app, most, extra={"action": "pool_deployed"})
         _sweep(session)
 
@@ -124,16 +129,19 @@ def _on_node(asked: Resources, node: NodeOverview) -> int:
 
 
 def _sweep(session: Session) -> None:
-    """Take the records of pools away that nobody has used for long. One that is used at that very moment is made again
-    by its caller: a call whose pool is gone has not begun."""
-    applications = session.run(session.client.status()).applications
+    """One that is used at that very moment is made again by its caller: a call whose pool is gone has not begun."""
+    for name in stale(session.run(session.client.status()).applications):
+        session.run(session.client.delete(name, uuid.uuid4().hex))
+
+
+def stale(applications: Mapping[str, ApplicationStatusOverview]) -> list[str]:
+    """The oldest pools without a worker, beyond those that are kept."""
     idle = [
         (one.last_deployed_time_s, name)
         for name, one in applications.items()
         if name.startswith(APP_PREFIX) and not any(any(d.replica_states.values()) for d in one.deployments.values())
     ]
-    for _, name in sorted(idle)[:-KEPT_POOLS]:
-        session.run(session.client.delete(name, uuid.uuid4().hex))
+    return [name for _, name in sorted(idle)[:-KEPT_POOLS]]
 
 
 # --- the pools of this process ------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from typing import Any, NoReturn, Protocol, TypeVar, overload
 
 from serve_rt.errors import (
     DeploymentUnavailableError,
+    NoClusterError,
     Outcome,
     ReplicaDiedError,
     RequestError,
@@ -21,9 +22,10 @@ from serve_rt.errors import (
     UserCodeError,
     WorkerCrashedError,
 )
+from serve_rt.handle.buffers import Received
 from serve_rt.handle.call import Call, CallOptions
 from serve_rt.handle.response import DeploymentResponse, ValueSink, in_event_loop
-from serve_rt.handle.runtime import HandleRuntime
+from serve_rt.handle.runtime import HandleRuntime, find_runtime
 from serve_rt.handle.serialization import load_error
 from serve_rt.model.ids import DeploymentKey
 from serve_rt.routing import Exchange
@@ -90,6 +92,11 @@ class WorkSink(ValueSink):
             error = self.call.told(error)
         super().fail(error)
 
+    def _settle(self, data: Received) -> None:
+        super()._settle(data)
+        if self.call is not None:
+            self.call.done()
+
 
 class TaskCall(Call):
     """One call of a task: waits for its pool, and runs again where that is allowed."""
@@ -142,7 +149,14 @@ class TaskCall(Call):
         asyncio.get_running_loop().call_later(pause_s, self._again)
         return True
 
+    def done(self) -> None:
+        """The arguments need not be kept any more: the ref is kept for as long as its holder likes."""
+        self._kept = b""
+
     def _again(self) -> None:
+        if find_runtime() is not self._runtime:  # what it would open now nobody would close
+            self._sink.fail(NoClusterError(f"the cluster was left before task {self.name} had run"))
+            return
         self._body, self._exchange, self._task = self._kept, None, None
         self._begin()
 

@@ -10,6 +10,8 @@ import cloudpickle
 import pytest
 
 import serve_rt as serve
+from serve_rt.api.replica_context import ReplicaContext, ReplicaID
+from serve_rt.context import RequestContext, current_request
 from serve_rt.errors import (
     DeploymentUnavailableError,
     Outcome,
@@ -21,9 +23,16 @@ from serve_rt.errors import (
 )
 from serve_rt.handle.serialization import dump_error
 from serve_rt.model.resources import Resources
-from serve_rt.model.status import NodeOverview
+from serve_rt.model.status import (
+    ApplicationStatus,
+    ApplicationStatusOverview,
+    DeploymentStatus,
+    DeploymentStatusOverview,
+    NodeOverview,
+)
+from serve_rt.work import lending
 from serve_rt.work.options import TaskOptions, actor_options, task_options
-from serve_rt.work.pool import most_workers
+from serve_rt.work.pool import KEPT_POOLS, most_workers, stale
 from serve_rt.work.ref import Verdict, verdict
 from tests.work import jobs
 
@@ -161,3 +170,38 @@ def test_a_pool_is_as_large_as_the_cluster() -> None:
     assert most_workers(Resources(milli_cpu=100, milli_gpu=2000), [node]) == 1
     assert most_workers(Resources(milli_cpu=100, memory_bytes=4 << 30), [node]) == 2
     assert most_workers(Resources(milli_cpu=64000), [node]) == 1, "it then waits for a node that has so many"
+
+
+def test_pools_that_nobody_uses_are_forgotten_beyond_a_few() -> None:
+    def pool(age: int, workers: int = 0) -> ApplicationStatusOverview:
+        one = DeploymentStatusOverview(DeploymentStatus.HEALTHY, replica_states={"RUNNING": workers})
+        return ApplicationStatusOverview(
+            ApplicationStatus.RUNNING, last_deployed_time_s=1000.0 - age, deployments={"worker": one}
+        )
+
+    pools = {f"tasks:{age}": pool(age) for age in range(KEPT_POOLS + 2)}
+    busy = {"tasks:old": pool(900, workers=1), "shop": pool(999), "actor:c": pool(998)}
+    assert stale({**pools, **busy}) == [f"tasks:{KEPT_POOLS + 1}", f"tasks:{KEPT_POOLS}"]
+    assert stale(busy) == []
+
+
+def test_a_task_lends_one_place_however_many_results_it_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int] = []
+    context = ReplicaContext("tasks:1cpu:x", "worker", "a", ReplicaID("a"), set_extra_slots=told.append)
+    monkeypatch.setattr(lending, "_lends", True)
+    monkeypatch.setattr(lending, "find_replica_context", lambda: context)
+    one, other = RequestContext("1"), RequestContext("2")
+    with lending.lent():
+        assert told == [], "nobody's work waits here"
+    for task in (one, other):
+        current_request.set(task)
+        with lending.lent(), lending.lent():
+            pass
+    assert told == [1, 0, 1, 0]
+    current_request.set(one)
+    with lending.lent():
+        current_request.set(other)
+        with lending.lent():
+            assert told[-1] == 2
+    current_request.set(None)
+    assert told[-1] == 0
