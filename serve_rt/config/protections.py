@@ -18,6 +18,8 @@ class Protection(enum.Enum):
     """A restarted agent takes over the replicas it finds."""
     FENCE = "fence"
     """Controller writes compare the leader key; agents refuse lower epochs."""
+    SETTLE = "settle"
+    """After a write of unknown fate a leader rules out that it is applied later, before it decides anew."""
     RETRY_RULE = "retry-rule"
     """A request that may have started is run again only if it is safe to run twice; unknown counts as started."""
     OWN_DIR = "own-dir"

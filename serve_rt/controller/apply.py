@@ -51,7 +51,7 @@ async def apply(
 ) -> int:
     """Carry the actions out; the revision of the last write, 0 when nothing was written.
 
-    *Errors*: FencedError and SessionLostError: stop acting. EtcdUnavailableError: look again, then plan again.
+    *Errors*: FencedError and SessionLostError: stop acting. EtcdUnavailableError: settle, look again, then plan again.
     """
     revision = 0
     for ops, compares, done in _transactions(actions, keys, shards):

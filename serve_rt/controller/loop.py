@@ -147,6 +147,7 @@ class ControlLoop:
 
     async def _pass(self) -> float:
         """One look at everything; how long until the next one if nothing happens."""
+        await self._shown(await self._leadership.settle())
         await self._settle_history()
         self._follow()
         now = self._clock.monotonic()

@@ -3,6 +3,10 @@
 Few candidates (one per agent), so one key is enough: whoever creates it leads. The lock alone is no mutual exclusion
 (a paused leader does not know that its lease ended), so every write of a leader is a transaction that compares the
 leader key: `Leadership.write` is the only way a controller writes.
+
+A write whose answer did not come may still be applied, long after its leader gave it up and decided otherwise; the
+epoch does not tell the two apart. So what a write compares is the key's mod_revision, and after a write of unknown fate
+the leader writes its key once more (`settle`): what was sent before compares a revision that never comes back.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from typing import NoReturn
 
 from serve_rt.aio import Backoff, TaskOwner, cancel_and_wait
 from serve_rt.config.failpoints import reached
@@ -31,6 +36,7 @@ from serve_rt.etcd.values import (
     TxnResult,
     absent,
     created_at,
+    modified_at,
 )
 
 log = logging.getLogger(__name__)
@@ -113,6 +119,10 @@ class Leadership:
         self._session = session
         self._key = key
         self.epoch = epoch
+        self._mark = epoch
+        """The key's mod_revision, which every write compares: it moves when a write of unknown fate is settled."""
+        self._settled = True
+        self._settling = asyncio.Lock()
         self.lost = asyncio.Event()
         self._tasks = TaskOwner(f"etcd leadership {epoch}", on_failure=lambda _: self.lost.set())
         self._tasks.start(self._until_session_lost(), name="session")
@@ -123,8 +133,8 @@ class Leadership:
     ) -> TxnResult:
         """Do `then` if we still lead and all `compares` hold; `succeeded` is about the latter.
 
-        *Errors*: SessionLostError before anything is sent; FencedError when somebody else leads, or nobody;
-        EtcdUnavailableError, where a write that may have been applied may be repeated if its effect is idempotent.
+        Writes may overlap. *Errors*: SessionLostError before anything is sent; FencedError when somebody else leads, or
+        nobody; EtcdUnavailableError, after which who wants to decide anew awaits `settle` and looks again.
         """
         fenced = enabled(Protection.FENCE)
         if fenced:
@@ -133,16 +143,63 @@ class Leadership:
             reached(f"leader.write.{kind}")  # a pause here is the one that only the fence sees
         if not fenced:
             return await self._store.txn(compares, then, read_on_failure)
-        fence = created_at(self._key, self.epoch)
-        result = await self._store.txn([fence, *compares], then, [self._key, *read_on_failure])
+        await self.settle()
+        mark = self._mark
+        result = await self._send([self._fence(), *compares], then, [self._key, *read_on_failure])
         if result.succeeded:
             for kind in {kind_of(op.key) for op in then}:
                 reached(f"leader.wrote.{kind}")
             return result
-        if not any(self._is_ours(kv) for kv in result.found):
-            self.lost.set()
-            raise FencedError(f"epoch {self.epoch} does not lead any more: {self._key} is another's or gone")
+        held = next((kv for kv in result.found if self._is_ours(kv)), None)
+        if held is None:
+            self._depose()
+        if enabled(Protection.SETTLE) and held.mod_revision != mark:
+            self._settled = self._settled and self._mark != mark  # not moved by us: read it again
+            raise EtcdUnavailableError("another write was settled meanwhile: nothing of this one was written")
         return replace(result, found=tuple(kv for kv in result.found if kv.key != self._key))
+
+    async def _send(
+        self, compares: Sequence[Compare], then: Sequence[Put | Delete], read_on_failure: Sequence[str]
+    ) -> TxnResult:
+        try:
+            return await self._store.txn(compares, then, read_on_failure)
+        except EtcdUnavailableError as error:
+            self._settled = self._settled and not error.maybe_applied
+            raise
+        except BaseException:  # cancelled: what was sent may arrive all the same
+            self._settled = False
+            raise
+
+    async def settle(self) -> int:
+        """Make sure that no former write of unknown fate is applied from now on; nothing is sent when there is none.
+
+        Returns the revision since which that holds. Who decides anew must have seen it: until then they may have been
+        applied. *Errors*: as `write`; safe to repeat.
+        """
+        if self._settled or not enabled(Protection.SETTLE):
+            return self._mark
+        async with self._settling:
+            while not self._settled:
+                self._session.check()
+                kv = await self._store.get(self._key)
+                if kv is None or not self._is_ours(kv):
+                    self._depose()
+                again = Put(self._key, kv.value, self._session.lease)
+                # A settling of unknown fate compares this revision or an older one: when ours is through, it cannot be.
+                result = await self._store.txn([modified_at(self._key, kv.mod_revision)], [again])
+                if result.succeeded:
+                    self._mark, self._settled = result.revision, True
+                    log.info("epoch %d settled its writes", self.epoch, extra={"action": "leader_settled"})
+            return self._mark
+
+    def _fence(self) -> Compare:
+        if enabled(Protection.SETTLE):
+            return modified_at(self._key, self._mark)
+        return created_at(self._key, self.epoch)
+
+    def _depose(self) -> NoReturn:
+        self.lost.set()
+        raise FencedError(f"epoch {self.epoch} does not lead any more: {self._key} is another's or gone")
 
     async def resign(self) -> None:
         """Give the key away at once, for a polite stop: the next leader need not wait for the lease."""

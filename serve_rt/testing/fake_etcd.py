@@ -15,14 +15,16 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from dataclasses import replace
+from typing import Any, TypeVar
 
 from serve_rt.aio import Clock, SystemClock, TaskOwner, cancel_and_wait
 from serve_rt.errors import EtcdUnavailableError
 from serve_rt.etcd.values import Compare, Delete, EtcdStatus, Events, KeyValue, Put, Snapshot, TxnResult
 from serve_rt.testing.etcd_machine import EtcdMachine
 
+T = TypeVar("T")
 OnTxn = Callable[[str, Sequence[Compare], Sequence[Put | Delete], bool], None]
 """Told of each transaction: which client asked, what, and whether it was done."""
 
@@ -79,6 +81,12 @@ class _Server:
         if self.machine.revision != before:
             self.notify()
 
+    def carry(self, arriving: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """On the wire: nothing that happens to its sender stops it."""
+        task: asyncio.Task[T] = self._context.copy().run(asyncio.create_task, arriving, name="a late write")
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # its sender may not wait any more
+        return task
+
     def end_in_time(self, lease: int) -> None:
         """In the server's own context: a client that is simulated and stopped does not stop the server's clock."""
         timer = self._end_in_time(lease)
@@ -117,6 +125,7 @@ class FakeEtcd:
         self._thawed = asyncio.Event()
         self._thawed.set()
         self._replies_to_drop = 0
+        self._late_writes, self._late_s = 0, 0.0
         self._interruptions = 0
         self._closed = False
 
@@ -161,6 +170,10 @@ class FakeEtcd:
     def drop_replies(self, count: int) -> None:
         """The next writes are applied, and raise EtcdUnavailableError(maybe_applied=True)."""
         self._replies_to_drop = count
+
+    def delay_writes(self, count: int, seconds: float) -> None:
+        """The next writes are under way for long, and arrive even if their writer has given them up."""
+        self._late_writes, self._late_s = count, seconds
 
     def _interrupt(self) -> None:
         self._interruptions += 1
@@ -267,7 +280,32 @@ class FakeEtcd:
         self, compares: Sequence[Compare], then: Sequence[Put | Delete], read_on_failure: Sequence[str] = ()
     ) -> tuple[TxnResult, int]:
         """The answer, and how many keys were deleted."""
-        machine = await self._reach(write=True)
+        if self._late_writes and then:
+            self._late_writes -= 1
+            arrival = self._arrive_late(self._late_s, compares, then, read_on_failure)
+            return await self._answer_in_time(self._server.carry(arrival))
+        return await self._decide(await self._reach(write=True), compares, then, read_on_failure)
+
+    async def _answer_in_time(self, arriving: asyncio.Task[T]) -> T:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await asyncio.shield(arriving)
+        except TimeoutError:
+            raise EtcdUnavailableError("fake etcd has not answered", maybe_applied=True) from None
+
+    async def _arrive_late(
+        self, seconds: float, compares: Sequence[Compare], then: Sequence[Put | Delete], read_on_failure: Sequence[str]
+    ) -> tuple[TxnResult, int]:
+        await self._server.clock.sleep(seconds)
+        return await self._decide(await self._reach(write=True), compares, then, read_on_failure)
+
+    async def _decide(
+        self,
+        machine: EtcdMachine,
+        compares: Sequence[Compare],
+        then: Sequence[Put | Delete],
+        read_on_failure: Sequence[str],
+    ) -> tuple[TxnResult, int]:
         succeeded, deleted = machine.txn(compares, then)
         found = () if succeeded else tuple(kv for key in read_on_failure if (kv := machine.get(key)) is not None)
         result = TxnResult(succeeded, machine.revision, found)

@@ -19,9 +19,9 @@ KEY = "/serve-rt/default/leader"
 
 
 @asynccontextmanager
-async def fake_etcd() -> AsyncGenerator[tuple[FakeEtcd, ManualClock], None]:
+async def fake_etcd(timeout_s: float = 5.0) -> AsyncGenerator[tuple[FakeEtcd, ManualClock], None]:
     clock = ManualClock()
-    etcd = FakeEtcd(clock=clock)
+    etcd = FakeEtcd(clock=clock, timeout_s=timeout_s)
     try:
         yield etcd, clock
     finally:
