@@ -61,6 +61,8 @@ class ReplicaContext:
     code_root: str = ""
     set_extra_slots: Callable[[int], None] | None = None
     """Lets the replica take so many requests beyond its limit; from any thread."""
+    ends_when_abandoned: bool = False
+    """Told to go, it does not wait for work whose callers have all gone or cancelled."""
 
 
 _context: ReplicaContext | None = None

@@ -63,6 +63,11 @@ class Dispatch:
         """Of these, sync handlers that wait for a thread."""
         return self._pool.waiting
 
+    @property
+    def abandoned(self) -> bool:
+        """What runs here, if anything, runs for nobody: every caller has gone or cancelled."""
+        return all(call.cancelled for call in self._calls)
+
     def stop_all(self) -> None:
         """Cancel what still runs; each call leaves when its user code does."""
         for call in tuple(self._calls):

@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 FAILED_DELIVERY_S = 2.0
 CANCELLED_GRACE_S = 0.5
 """After the drain's time is up: what user code gets to handle its cancellation."""
+ABANDONED_GRACE_S = 1.0
+"""How often a draining worker asks whether anybody still waits for its tasks."""
 DESTRUCTOR_S = 5.0
 ORPHAN_CHECK_S = 5.0
 
@@ -194,13 +196,23 @@ class Lifecycle:
         log.info("draining: %d requests run", self._dispatch.ongoing, extra={"action": "replica_draining"})
         self.reports.move(Phase.DRAINING)
         deadline = asyncio.get_running_loop().time() + self._drain_timeout_s
-        await self._service.drain(self._drain_timeout_s)
+        await self._finish(deadline)
         if self._dispatch.ongoing:
             left = self._dispatch.ongoing
             log.warning("%d requests did not end in time: cancelled", left, extra={"action": "drain_timeout"})
             self._dispatch.stop_all()
             await self._service.drain(CANCELLED_GRACE_S)
         await self._end_user_code(max(1.0, min(DESTRUCTOR_S, deadline - asyncio.get_running_loop().time())))
+
+    async def _finish(self, deadline: float) -> None:
+        """Wait for what runs; where that was asked for, not for work that nobody waits for any more."""
+        if not self._context.ends_when_abandoned:
+            await self._service.drain(self._drain_timeout_s)
+            return
+        loop = asyncio.get_running_loop()
+        while loop.time() < deadline and not await self._service.drain(min(ABANDONED_GRACE_S, deadline - loop.time())):
+            if self._dispatch.abandoned:
+                return
 
     async def _end_user_code(self, timeout_s: float) -> None:
         assert self._constructed is not None

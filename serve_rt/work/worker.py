@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from serve_rt.api.payload import unpack
+from serve_rt.api.replica_context import find_replica_context
 from serve_rt.work import lending
 
 KEPT_FUNCTIONS = 256
@@ -23,6 +24,9 @@ class TaskWorker:
         self._functions: OrderedDict[str, Callable[..., Any]] = OrderedDict()
         self._lock = threading.Lock()
         lending.begin()
+        context = find_replica_context()
+        if context is not None:
+            context.ends_when_abandoned = True
 
     def run(self, digest: str, packed: bytes, /, *args: Any, **kwargs: Any) -> Any:
         """A plain function, in a thread."""

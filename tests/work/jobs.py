@@ -87,6 +87,13 @@ def until_asked(path: str) -> None:
     Path(path, "cancelled").touch()
 
 
+@serve.task(num_cpus=0.2)
+def deaf(path: str) -> None:
+    """Does not ask whether it is cancelled."""
+    Path(path, "began").touch()
+    time.sleep(60)
+
+
 class Sums:
     async def total(self, numbers: list[int]) -> int:
         refs = [add.remote(number, 1) for number in numbers]

@@ -90,6 +90,16 @@ def test_cancellation_reaches_the_function(tmp_path: Path, task: Any) -> None:
     eventually((tmp_path / "cancelled").exists, 10, "the function is told")
 
 
+def test_a_worker_that_is_to_go_does_not_wait_for_a_task_that_nobody_waits_for(tmp_path: Path) -> None:
+    before = set(_pools())
+    ref = jobs.deaf.remote(str(tmp_path))
+    eventually((tmp_path / "began").exists, 20, "it runs")
+    serve.cancel(ref)
+    for name in set(_pools()) - before:
+        serve.delete(name, _blocking=False)
+    eventually(lambda: set(_pools()) <= before, 20, "the worker has ended: its task sleeps for a minute")
+
+
 # --- lost workers -------------------------------------------------------------------------------------------------
 
 
