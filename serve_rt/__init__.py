@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     from serve_rt.config.accepted import ControllerOptions, TracingConfig
     from serve_rt.config.options import HTTPOptions
     from serve_rt.multiplex.decorator import multiplexed
-    from serve_rt.work.actor import actor, get_actor, kill
+    from serve_rt.work.actor import actor
+    from serve_rt.work.lives import get_actor, kill
     from serve_rt.work.ref import cancel, get, wait
     from serve_rt.work.task import task
 
@@ -102,8 +103,8 @@ _HOMES = {
     "ControllerOptions": "config.accepted",
     "TracingConfig": "config.accepted",
     "actor": "work.actor",
-    "get_actor": "work.actor",
-    "kill": "work.actor",
+    "get_actor": "work.lives",
+    "kill": "work.lives",
     "cancel": "work.ref",
     "get": "work.ref",
     "task": "work.task",

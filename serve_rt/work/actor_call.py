@@ -10,15 +10,17 @@ import asyncio
 import threading
 import weakref
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from serve_rt.errors import ActorDiedError, DeploymentUnavailableError, ReplicaDiedError
 from serve_rt.handle.call import Call, CallOptions
 from serve_rt.handle.response import ValueSink
 from serve_rt.handle.runtime import HandleRuntime
 from serve_rt.model.ids import DeploymentKey
-from serve_rt.routing import Exchange
 from serve_rt.work.ref import Place
+
+if TYPE_CHECKING:
+    from serve_rt.routing import Exchange
 
 CALL = CallOptions("serve_call")
 

@@ -10,7 +10,7 @@ import asyncio
 import concurrent.futures
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar, overload
 
 from serve_rt.errors import (
     DeploymentUnavailableError,
@@ -28,9 +28,11 @@ from serve_rt.handle.response import DeploymentResponse, ValueSink, in_event_loo
 from serve_rt.handle.runtime import HandleRuntime, find_runtime
 from serve_rt.handle.serialization import load_error
 from serve_rt.model.ids import DeploymentKey
-from serve_rt.routing import Exchange
 from serve_rt.work.lending import lent
 from serve_rt.work.options import TaskOptions
+
+if TYPE_CHECKING:
+    from serve_rt.routing import Exchange
 
 T = TypeVar("T")
 NEW_POOLS = 5

@@ -18,15 +18,16 @@ import threading
 import weakref
 from collections.abc import Callable, Coroutine, Mapping
 from hashlib import sha256
-from typing import Any, Generic, NoReturn, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, TypeVar, overload
 
 from serve_rt.api.payload import Payload, pack
 from serve_rt.handle.call import CallOptions
 from serve_rt.handle.runtime import HandleRuntime
-from serve_rt.work.deploying import runtime_here
 from serve_rt.work.options import TaskOptions, task_options
-from serve_rt.work.pool import Pool, pool_for
 from serve_rt.work.ref import TaskCall, WorkRef, WorkSink
+
+if TYPE_CHECKING:
+    from serve_rt.work.pool import Pool
 
 R = TypeVar("R")
 _SYNC, _ASYNC = CallOptions("run"), CallOptions("run_async")
@@ -65,6 +66,8 @@ class TaskFunction(Generic[R]):
 
         *Errors*: TypeError for arguments that do not fit the function or cannot be pickled; NoClusterError.
         """
+        from serve_rt.work.deploying import runtime_here  # not with the decorator: a program may never call its tasks
+
         name = self.func_or_class.__name__
         runtime = runtime_here()
         sink = WorkSink()
@@ -79,6 +82,8 @@ class TaskFunction(Generic[R]):
     def _pool(self, runtime: HandleRuntime) -> Pool:
         pool = self._pools.get(runtime)
         if pool is None:
+            from serve_rt.work.pool import pool_for
+
             pool = self._pools[runtime] = pool_for(runtime, self._options.needs)
         return pool
 

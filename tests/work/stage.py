@@ -91,9 +91,9 @@ def add_by_name(name: str, number: int) -> int:
 OWNER = """
 import os, signal, sys
 import serve_rt as serve
-from serve_rt.work import actor
+from serve_rt.work import lives
 from tests.work.stage import Counter
-actor.OWNER_GRACE_S = 1.0
+lives.OWNER_GRACE_S = 1.0
 mine = Counter.remote(1)
 stays = Counter.options(name="stays", lifetime="detached").remote(2)
 print(serve.get(mine.add.remote()), serve.get(stays.add.remote()), mine.app_name, flush=True)
