@@ -23,6 +23,7 @@ from typing import Any
 from serve_rt.api.payload import Payload, unpack
 from serve_rt.api.replica_context import find_replica_context
 from serve_rt.errors import ServeException
+from serve_rt.model.status import ApplicationStatus
 
 log = logging.getLogger(__name__)
 MOST_THREADS = 256
@@ -126,7 +127,7 @@ class ActorHost:
         context, most = find_replica_context(), self._terms.max_restarts
         if context is None or most < 0:
             return
-        restarts = context.incarnation - 1 + _other_lives(context.app_name, context.replica_id)
+        restarts = max(context.incarnation - 1, int(_was_there_before(context.app_name)))
         if restarts > most:
             _end_self()
             raise ServeException(
@@ -158,18 +159,13 @@ def _make(packed: bytes) -> Any:
     return payload.target(*payload.args, **payload.kwargs)
 
 
-def _other_lives(app: str, replica_id: str) -> int:
-    """Replicas of this actor elsewhere: of a node that was lost, or that is being drained."""
+def _was_there_before(app: str) -> bool:
+    """Whether this actor was ready once, here or on another node: then its application is no longer on its way."""
     from serve_rt.api import session as sessions
 
     session = sessions.current()
-    nodes = session.run(session.client.nodes(), 10.0).nodes
-    return sum(
-        one.incarnation
-        for node in nodes
-        for one in node.replicas
-        if one.replica_id.startswith(f"{app}#") and one.replica_id != replica_id
-    )
+    now = session.run(session.client.status(), 10.0).applications.get(app)
+    return now is not None and now.status not in (ApplicationStatus.DEPLOYING, ApplicationStatus.NOT_STARTED)
 
 
 def _end_self() -> None:
