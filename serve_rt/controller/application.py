@@ -17,11 +17,12 @@ from serve_rt.controller.giving_way import gives_way, should_lead
 from serve_rt.controller.plan import ForgetApplication, RemoveApp, RemoveVersion, SaveApplication, SaveVersion
 from serve_rt.controller.removal import remove_deployment
 from serve_rt.controller.rollout import first_memory
+from serve_rt.controller.user_config import ConfigStanding, config_standing
 from serve_rt.errors import InvalidTransition
 from serve_rt.model.application import KEPT_APP_VERSIONS, ApplicationMemory, AppVersion, same_content
 from serve_rt.model.cluster import DeploymentMemory, RolloutPhase, Versioned
 from serve_rt.model.ids import AppName, DeploymentKey
-from serve_rt.model.spec import ApplicationSpec
+from serve_rt.model.spec import ApplicationSpec, DeploymentSpec
 
 _BAD = frozenset({RolloutPhase.FAILED, RolloutPhase.ROLLING_BACK, RolloutPhase.ROLLED_BACK})
 _UNREACHED = _BAD | {RolloutPhase.ROLLING, RolloutPhase.DELETING}
@@ -140,12 +141,21 @@ def _judged(
     bad = next((state for state in states if state.phase in _BAD), None)
     if bad is not None and memory.last_good not in (None, memory.asked):
         return _refused(memory, f"deployment {bad.deployment!r}: {bad.message}")
-    if all(state.phase not in _UNREACHED for state in states):
+    configs = {spec.name: _config_standing(draft, target.name, spec) for spec in target.deployments}
+    for name, config in configs.items():
+        if config.refused is not None and memory.last_good not in (None, memory.asked):
+            return _refused(memory, f"deployment {name!r} does not take its user_config: {config.refused}")
+    if all(state.phase not in _UNREACHED for state in states) and not any(c.behind for c in configs.values()):
         good = (memory.asked, *(n for n in memory.good if n != memory.asked))[:KEPT_APP_VERSIONS]
         return replace(memory, serving=memory.asked, good=good)
     if not _ingress_ready(draft, serving) and _ingress_ready(draft, target):
         return replace(memory, serving=memory.asked)  # nobody to wait for
     return memory
+
+
+def _config_standing(draft: Draft, app: AppName, spec: DeploymentSpec) -> ConfigStanding:
+    members = draft.census.members.get(DeploymentKey(app, spec.name), ())
+    return config_standing(spec, ((m.assignment, m.observed) for m in members))
 
 
 def _refused(memory: ApplicationMemory, why: str) -> ApplicationMemory:

@@ -14,6 +14,7 @@ from serve_rt.controller.history import version_overviews
 from serve_rt.controller.placement import crowded
 from serve_rt.controller.rollout import replicas_wanted
 from serve_rt.controller.settings import ControlSettings
+from serve_rt.controller.user_config import config_standing
 from serve_rt.model.application import ApplicationMemory
 from serve_rt.model.cluster import Cluster, DeploymentMemory, RolloutPhase
 from serve_rt.model.ids import AppName, DeploymentKey, NodeId, deployment_of
@@ -118,7 +119,8 @@ def _application(
     status, message = _worst(app, deployments)
     if taken_in and memory is not None and not app.deleting:
         if memory.refused:
-            refused = {str(s.name): _refused(memory) for s in app.deployments if serving.deployment(s.name) is None}
+            asked = (s for s in app.deployments if serving.deployment(s.name) != s)
+            refused = {str(s.name): _refused(memory, deployments[str(s.name)]) for s in asked}
             status, message = _worst(app, deployments := {**deployments, **refused})
         elif status is ApplicationStatus.RUNNING and memory.serving != memory.asked:
             status = ApplicationStatus.DEPLOYING
@@ -136,10 +138,12 @@ def _application(
     )
 
 
-def _refused(memory: ApplicationMemory) -> DeploymentStatusOverview:
-    """A deployment that only the refused version has."""
+def _refused(memory: ApplicationMemory, found: DeploymentStatusOverview) -> DeploymentStatusOverview:
+    """A deployment that the refused version would have, or have otherwise. What it is said of itself comes first."""
+    if found.status is DeploymentStatus.DEPLOY_FAILED:
+        return found
     failed = DeploymentStatusTrigger.REPLICA_STARTUP_FAILED
-    return DeploymentStatusOverview(DeploymentStatus.DEPLOY_FAILED, failed, {}, memory.message)
+    return DeploymentStatusOverview(DeploymentStatus.DEPLOY_FAILED, failed, found.replica_states, memory.message)
 
 
 def _docs_path(members: list[tuple[Assignment, Observed | None]]) -> str | None:
@@ -194,23 +198,16 @@ def _deployment(
         status, trigger = DeploymentStatus.UNHEALTHY, DeploymentStatusTrigger.HEALTH_CHECK_FAILED
         message = _join(message, trouble or _missing(states, memory))
     elif memory.phase is RolloutPhase.STEADY and memory.target.version == spec.version:
-        behind = [o for a, o in members if o is not None and _is_behind(spec, a, o)]
-        refused = next((o for o in behind if o.refused_user_config_json == spec.options.user_config_json), None)
-        if refused is not None:
+        config = config_standing(spec, members)
+        if config.refused is not None:
             status, trigger = DeploymentStatus.DEPLOY_FAILED, DeploymentStatusTrigger.REPLICA_STARTUP_FAILED
-            message = _join(f"Its replicas go on with the former user_config: {refused.config_error}", message)
-        elif behind:
+            message = _join(f"Its replicas go on with the former user_config: {config.refused}", message)
+        elif config.behind:
             status, trigger = DeploymentStatus.UPDATING, DeploymentStatusTrigger.CONFIG_UPDATE_STARTED
     elif memory.phase is RolloutPhase.ROLLING and trouble:
         message = _join(f"A replica failed to start. It is tried again. Error:\n{trouble}", message)
     message = _join(message, crowded(memory.target.options, [a for a, _ in members], cluster.nodes))
     return DeploymentStatusOverview(status, trigger, states, message)
-
-
-def _is_behind(spec: DeploymentSpec, assignment: Assignment, observed: Observed) -> bool:
-    """It serves, and has not taken the user_config that is asked for."""
-    serves = observed.state is ReplicaState.READY and assignment.goal is Goal.RUN
-    return serves and observed.user_config_json != spec.options.user_config_json
 
 
 def _ray_state(cluster: Cluster, assignment: Assignment, observed: Observed | None) -> str:

@@ -131,6 +131,7 @@ class StandInAgent:
             incarnation=1,
             address="127.0.0.1:1",
             version=assignment.spec.version,
+            user_config_json=assignment.spec.options.user_config_json,
         )
 
     def report(self) -> pb.AssignReport:

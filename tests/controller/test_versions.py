@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 
 from serve_rt.controller.history import version_overviews
+from serve_rt.controller.status import build_status
 from serve_rt.errors import ConfigError, ConflictError, NotFoundError
 from serve_rt.model.application import KEPT_APP_VERSIONS, ApplicationMemory, same_content, version_before
-from serve_rt.model.ids import AppName
+from serve_rt.model.ids import AppName, NodeId
+from serve_rt.model.replica import ReplicaState
 from serve_rt.model.spec import ApplicationSpec
-from serve_rt.model.status import VersionState
+from serve_rt.model.status import ApplicationStatus, ApplicationStatusOverview, VersionState
 from tests.controller.stage import KEYS, Stage
 from tests.controller.test_acting import on_fake, on_real
 from tests.controller.world import World, application, deployment_spec, node_record
@@ -25,6 +27,10 @@ X = AppName("x")
 
 def version(number: int, **options: Any) -> ApplicationSpec:
     return application("x", deployment_spec(version=f"v{number}", **options), deploy_id=f"deploy {number}")
+
+
+def status_of(world: World) -> ApplicationStatusOverview:
+    return build_status(world.cluster, 0.0, 0.0).applications["x"]
 
 
 @pytest.mark.parametrize(
@@ -96,6 +102,67 @@ def test_a_light_change_is_a_version_and_restarts_nothing() -> None:
     serving = world.cluster.serving(X)
     assert serving is not None and (serving.route_prefix, serving.request_timeout_s) == ("/y", 3.0)
     assert [one.number for one in version_overviews(world.cluster, X)] == [2, 1]
+
+
+def test_a_user_config_that_is_refused_is_rolled_back_and_a_later_restart_finds_the_good_one() -> None:
+    world = World(refused_configs={"bad"})
+    world.add_node(node_record("a"))
+    world.deploy(version(1, num_replicas=2, user_config_json="good"))
+    world.settle()
+    before = {a.replica_id for a in world.members("x")}
+    world.deploy(version(1, num_replicas=2, user_config_json="bad"))
+    world.settle()
+    members = list(world.members("x"))
+    assert {a.replica_id for a in members} == before, "nothing was restarted"
+    assert {a.spec.options.user_config_json for a in members} == {"good"}
+    memory = world.cluster.served[X]
+    assert memory.refused and "ValueError: no such threshold" in memory.message and "'d'" in memory.message
+    status = status_of(world)
+    assert status.status is ApplicationStatus.DEPLOY_FAILED and "no such threshold" in status.message
+    assert status.deployments["d"].replica_states == {"RUNNING": 2}
+    assert [(v.number, v.state) for v in status.versions] == [(2, VersionState.REFUSED), (1, VersionState.SERVING)]
+    for replica in before:
+        world.crash(replica)
+    world.settle()
+    assert {o.state for o in world.cluster.observed.values()} == {ReplicaState.READY}
+    world.deploy(version(1, num_replicas=2, user_config_json="better"))
+    world.settle()
+    assert world.cluster.served[X].last_good == 3
+    assert status_of(world).status is ApplicationStatus.RUNNING
+
+
+def test_a_user_config_is_not_good_before_every_replica_has_taken_it() -> None:
+    world = World()
+    world.add_node(node_record("a"))
+    world.add_node(node_record("b"))
+    world.deploy(version(1, num_replicas=2, user_config_json="1"))
+    world.settle()
+    world.deploy(version(1, num_replicas=2, user_config_json="2"))
+    while world.step():
+        pass
+    world.agent(NodeId("a"))
+    world.step()
+    assert world.cluster.served[X].last_good == 1, "one replica is still to take it"
+    assert status_of(world).status is ApplicationStatus.DEPLOYING
+    world.settle()
+    assert world.cluster.served[X].last_good == 2
+
+
+def test_with_several_deployments_all_go_back_when_one_refuses_its_config() -> None:
+    def both(number: int, config: str) -> ApplicationSpec:
+        one = deployment_spec("one", version=f"v{number}")
+        two = deployment_spec("two", version="v1", user_config_json=config)
+        return application("x", one, two)
+
+    world = World(refused_configs={"bad"})
+    world.add_node(node_record("a"))
+    world.deploy(both(1, "good"))
+    world.settle()
+    world.deploy(both(2, "bad"))
+    world.settle()
+    assert {(a.spec.name, a.spec.version) for a in world.members("x")} == {("one", "v1"), ("two", "v1")}
+    assert {a.spec.options.user_config_json for a in world.members("x") if a.spec.name == "two"} == {"good"}
+    assert world.cluster.served[X].refused
 
 
 # --- through the leader -----------------------------------------------------------------------------------------------

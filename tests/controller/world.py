@@ -76,6 +76,8 @@ class Process:
     incarnation: int = 1
     restarts: int = 0
     message: str = ""
+    user_config: str | None = None
+    """What it has taken."""
 
 
 @dataclass
@@ -84,6 +86,8 @@ class World:
     now: float = 1000.0
     failing: set[str] = field(default_factory=set)
     """Versions whose constructor raises."""
+    refused_configs: set[str] = field(default_factory=set)
+    """A user_config at which `reconfigure` raises, in a running replica and in one that starts."""
     stuck: set[str] = field(default_factory=set)
     """Versions that never get ready."""
     down: set[NodeId] = field(default_factory=set)
@@ -236,7 +240,7 @@ class World:
             return
         if leaving:
             process.state = ReplicaState.DRAINING
-        elif process.state is ReplicaState.STARTING and process.assignment.spec.version in self.failing:
+        elif process.state is ReplicaState.STARTING and self._raises(process):
             process.state, process.message = ReplicaState.BACKOFF, "Traceback: RuntimeError: boom"
         elif process.state is ReplicaState.STARTING and process.assignment.spec.version not in self.stuck:
             process.state = ReplicaState.READY
@@ -245,8 +249,14 @@ class World:
             process.state = ReplicaState.STARTING
         self._report(node, process)
 
+    def _raises(self, process: Process) -> bool:
+        spec = process.assignment.spec
+        return spec.version in self.failing or spec.options.user_config_json in self.refused_configs
+
     def _report(self, node: NodeId, process: Process) -> None:
-        replica = process.assignment.replica_id
+        replica, config = process.assignment.replica_id, process.assignment.spec.options.user_config_json
+        refused = config in self.refused_configs and process.state is ReplicaState.READY
+        process.user_config = process.user_config if refused else config
         report = Observed(
             replica_id=replica,
             node_id=node,
@@ -258,6 +268,9 @@ class World:
             restarts=process.restarts,
             message=process.message,
             devices=process.assignment.devices,
+            user_config_json=process.user_config,
+            refused_user_config_json=config if refused else None,
+            config_error="ValueError: no such threshold" if refused else "",
         )
         if self.cluster.observed.get(replica) != report:
             self.put(KEYS.observed(node, replica), report)
