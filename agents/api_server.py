@@ -96,6 +96,12 @@ class AgentService:
         reply: pb.ChangeReply = await self._leader.ask("Rollback", request)
         return reply
 
+    async def scale(self, request: pb.ScaleRequest, context: Context) -> pb.ChangeReply:
+        _refuse_second_forward(request.forwarded)
+        request.forwarded = True
+        reply: pb.ChangeReply = await self._leader.ask("Scale", request)
+        return reply
+
     async def mark_node(self, request: pb.MarkNodeRequest, context: Context) -> pb.ChangeReply:
         _refuse_second_forward(request.forwarded)
         request.forwarded = True

@@ -87,6 +87,11 @@ class AgentClient:
         reply = await self._change("Rollback", request)
         return int(reply.version), records.decode(reply.application, ApplicationSpec, source="the rollback's answer")
 
+    async def scale(self, app: str, deployment: str, num_replicas: int, deploy_id: str) -> None:
+        """*Errors*: NotFoundError; ConfigError when the deployment is autoscaled."""
+        request = pb.ScaleRequest(app=app, deployment=deployment, num_replicas=num_replicas, deploy_id=deploy_id)
+        await self._change("Scale", request)
+
     async def mark_node(self, node_id: str, mark: NodeMark) -> None:
         await self._change("MarkNode", pb.MarkNodeRequest(node_id=node_id, mark=mark.value))
 

@@ -1,4 +1,4 @@
-"""`serve delete` and `serve shutdown`."""
+"""`serve scale`, `serve delete` and `serve shutdown`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,14 @@ import click
 from serve_rt.api.waiting import until_deleted
 from serve_rt.cli.connection import connect
 from serve_rt.errors import NotFoundError
+
+
+def scale_deployment(app: str, deployment: str, num_replicas: int, address: str | None, state_dir: Path | None) -> None:
+    """*Errors*: NotFoundError naming what there is; ConfigError when it is autoscaled."""
+    session = connect(address, state_dir)
+    session.run(session.client.scale(app, deployment, num_replicas, uuid.uuid4().hex))
+    plural = "" if num_replicas == 1 else "s"
+    click.echo(f"Deployment {deployment!r} of application {app!r} goes to {num_replicas} replica{plural}.")
 
 
 def delete_application(app: str, address: str | None, state_dir: Path | None) -> None:

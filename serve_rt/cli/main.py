@@ -1,4 +1,4 @@
-"""The `serve` command: run, deploy, status, history, rollback, delete, shutdown, nodes, drain, logs and others.
+"""The `serve` command: run, deploy, status, history, rollback, scale, delete, shutdown, nodes, drain, logs and others.
 
 Only click is imported here; each verb loads what it needs, so `serve --help` is quick and `serve run` can start the
 cluster before anything else. What a user can mend is told in a sentence and an exit code, never with our stack trace.
@@ -15,12 +15,13 @@ from typing import Any, TypeVar
 import click
 
 F = TypeVar("F", bound=Callable[..., Any])
+MOST_REPLICAS = 100_000
+"""More is a typing error."""
 
 
 _OF_RAY = {
     "start": "`serve-agent` starts a node; `serve run`, and programs that call serve.run, start one of their own.",
     "controller-health": "`serve nodes` shows the cluster, `/-/metrics` on the leader's node what its controller does.",
-    "scale": "Change num_replicas in the file or the program and deploy it again: that restarts nothing.",
     "--working-dir": "The folder of --app-dir travels to the replicas.",
     "--runtime-env": "Environment variables stand with a deployment: ray_actor_options, runtime_env, env_vars.",
     "--runtime-env-json": "Environment variables stand with a deployment: ray_actor_options, runtime_env, env_vars.",
@@ -178,6 +179,20 @@ def rollback(app: str, to_version: int | None, address: str | None, state_dir: P
     from serve_rt.cli.versions import roll_back
 
     roll_back(app, to_version, address, state_dir)
+
+
+@main.command()
+@click.argument("app")
+@click.argument("deployment")
+@click.argument("num_replicas", type=click.IntRange(0, MOST_REPLICAS))
+@_address
+@_state_dir
+def scale(app: str, deployment: str, num_replicas: int, address: str | None, state_dir: Path | None) -> None:
+    """Give DEPLOYMENT of the application APP another fixed number of replicas, until it is deployed again. Restarts
+    nothing and does not wait: see `serve status`."""
+    from serve_rt.cli.change import scale_deployment
+
+    scale_deployment(app, deployment, num_replicas, address, state_dir)
 
 
 @main.command()

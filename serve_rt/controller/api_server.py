@@ -1,4 +1,4 @@
-"""The Controller service: Deploy, Delete and Rollback, by compare-and-swap on `/apps/<app>`, under the leader's fence.
+"""The Controller service: Deploy, Delete, Rollback and Scale, by compare-and-swap on `/apps/<app>`, under the fence.
 
 Called by agents, which forward what drivers and the CLI ask. Every controller process serves it; all but the leader
 answer NotLeader with the leader's address. What comes next: the mirror shows the record and the loop plans.
@@ -26,7 +26,7 @@ from serve_rt.etcd.values import Delete, Put
 from serve_rt.model.application import version_before
 from serve_rt.model.capacity import is_rising, while_rising
 from serve_rt.model.cluster import Cluster, Versioned
-from serve_rt.model.ids import AppName, NodeId, VersionId
+from serve_rt.model.ids import AppName, DeploymentName, NodeId, VersionId
 from serve_rt.model.node import MarkRecord, NodeMark
 from serve_rt.model.scaling import ScalingOverview
 from serve_rt.model.spec import ApplicationSpec, DeploymentSpec
@@ -109,6 +109,23 @@ class ControllerService:
 
             revision = await self._swapping.swap(self._leading, {app: change})
         return _rolled_back(written[0], revision)
+
+    async def scale(self, request: pb.ScaleRequest, _context: grpc.aio.ServicerContext[Any, Any]) -> pb.ChangeReply:
+        """*Errors*: NotFoundError naming what there is; ConfigError for a deployment that is autoscaled."""
+        self._leading()
+        app = AppName(request.app)
+
+        def change(now: Versioned[ApplicationSpec] | None) -> ApplicationSpec | None:
+            if now is None or now.value.deleting:
+                raise NotFoundError(f"there is no application {app!r}")
+            asked = with_replicas(now.value, DeploymentName(request.deployment), int(request.num_replicas))
+            asked = replace(asked, deploy_id=request.deploy_id, restores=0)
+            return self._deployed(now, asked, force=False, as_is=True)
+
+        async with self._one_at_a_time:
+            await self._swapping.shown(self._leading().epoch)
+            revision = await self._swapping.swap(self._leading, {app: change})
+        return pb.ChangeReply(deploy_id=request.deploy_id, revision=revision)
 
     async def autoscaling(
         self, request: pb.AutoscalingRequest, _context: grpc.aio.ServicerContext[Any, Any]
@@ -227,6 +244,22 @@ def check_together(asked: Sequence[ApplicationSpec]) -> None:
         if any(other.name == spec.name for other in asked[:index]):
             raise ConfigError(f"application {spec.name!r} is asked for twice in one request")
         check_prefix_is_free(spec, asked[:index])
+
+
+def with_replicas(app: ApplicationSpec, name: DeploymentName, count: int) -> ApplicationSpec:
+    """`app` with another fixed number of replicas. *Errors*: NotFoundError; ConfigError when it is autoscaled."""
+    spec = app.deployment(name)
+    if spec is None:
+        there = ", ".join(repr(str(one.name)) for one in app.deployments)
+        raise NotFoundError(f"application {app.name!r} has no deployment {name!r}; it has {there}")
+    auto = spec.options.autoscaling
+    if auto is not None:
+        raise ConfigError(
+            f"deployment {name!r} is autoscaled, from {auto.min_replicas} to {auto.max_replicas} replicas: change "
+            "min_replicas and max_replicas of its autoscaling_config, or give it a num_replicas, and deploy it again"
+        )
+    scaled = replace(spec, options=replace(spec.options, num_replicas=count))
+    return replace(app, deployments=tuple(scaled if one is spec else one for one in app.deployments))
 
 
 def _rolled_back(spec: ApplicationSpec, revision: int) -> pb.ChangeReply:

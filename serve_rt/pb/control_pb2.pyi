@@ -43,6 +43,20 @@ class RollbackRequest(_message.Message):
     forwarded: bool
     def __init__(self, app: _Optional[str] = ..., to_version: _Optional[int] = ..., deploy_id: _Optional[str] = ..., forwarded: bool = ...) -> None: ...
 
+class ScaleRequest(_message.Message):
+    __slots__ = ("app", "deployment", "num_replicas", "deploy_id", "forwarded")
+    APP_FIELD_NUMBER: _ClassVar[int]
+    DEPLOYMENT_FIELD_NUMBER: _ClassVar[int]
+    NUM_REPLICAS_FIELD_NUMBER: _ClassVar[int]
+    DEPLOY_ID_FIELD_NUMBER: _ClassVar[int]
+    FORWARDED_FIELD_NUMBER: _ClassVar[int]
+    app: str
+    deployment: str
+    num_replicas: int
+    deploy_id: str
+    forwarded: bool
+    def __init__(self, app: _Optional[str] = ..., deployment: _Optional[str] = ..., num_replicas: _Optional[int] = ..., deploy_id: _Optional[str] = ..., forwarded: bool = ...) -> None: ...
+
 class ChangeReply(_message.Message):
     __slots__ = ("deploy_id", "revision", "application", "version")
     DEPLOY_ID_FIELD_NUMBER: _ClassVar[int]

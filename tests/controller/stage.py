@@ -211,6 +211,10 @@ class Stage:
     async def rollback(self, app: str, to_version: int = 0, deploy_id: str = "back") -> pb.ChangeReply:
         return await self._call("Rollback", pb.RollbackRequest(app=app, to_version=to_version, deploy_id=deploy_id), "")
 
+    async def scale(self, app: str, deployment: str, num_replicas: int, deploy_id: str = "scaled") -> pb.ChangeReply:
+        request = pb.ScaleRequest(app=app, deployment=deployment, num_replicas=num_replicas, deploy_id=deploy_id)
+        return await self._call("Scale", request, "")
+
     async def _call(self, method: str, request: Any, address: str) -> pb.ChangeReply:
         async with control_channel(address or await self.leader(), self.token) as channel:
             stub = Stub(channel, pb.DESCRIPTOR.services_by_name["Controller"])

@@ -19,12 +19,13 @@ from serve_rt.controller.push import overlay
 from serve_rt.controller.rollout import first_memory
 from serve_rt.controller.settings import ControlSettings
 from serve_rt.controller.status import build_status
-from serve_rt.errors import ConfigError, ConflictError, FencedError, NotLeaderError
+from serve_rt.errors import ConfigError, ConflictError, FencedError, NotFoundError, NotLeaderError
 from serve_rt.etcd import Election, EtcdClient, Keys, Session
 from serve_rt.etcd import election as election_module
 from serve_rt.model.cluster import MetaRecord
 from serve_rt.model.ids import AppName, DeploymentKey, DeploymentName, NodeId, VersionId
 from serve_rt.model.replica import Observed, ReplicaState
+from serve_rt.model.spec import AutoscalingOptions
 from serve_rt.model.status import ApplicationStatus
 from serve_rt.testing.fake_etcd import FakeEtcd
 from serve_rt.wire.records import encode
@@ -105,6 +106,33 @@ async def test_the_same_deploy_id_gets_the_first_outcome_and_undoes_nothing(tmp_
         newer = await stage.deploy(second)
         assert (await stage.deploy(first)).revision == newer.revision
         assert stage.mirror.cluster.apps[AppName("hello")].value.deployments[0].version == "v2"
+
+
+async def test_another_number_of_replicas_and_what_is_refused(tmp_path: Path) -> None:
+    async with on_fake(tmp_path) as stage:
+        await stage.agent("n1")
+        await stage.candidate()
+        auto = AutoscalingOptions(min_replicas=1, max_replicas=3)
+        await stage.deploy(application("x", deployment_spec("d"), deployment_spec("auto", autoscaling=auto)))
+        await stage.serving("x", 2)
+        await stage.scale("x", "d", 3)
+        await stage.serving("x", 4)
+        await stage.scale("x", "d", 2, "again")
+        await stage.scale("x", "d", 3)  # the first asking, repeated: known by its id
+        await stage.serving("x", 3)
+        assert {o.incarnation for o in stage.mirror.cluster.observed.values()} == {1}, "nothing is restarted"
+        spec = stage.mirror.cluster.apps[AppName("x")].value.deployment(DeploymentName("d"))
+        assert spec is not None and spec.options.num_replicas == 2
+        for asked, error, words in (
+            (("y", "d"), NotFoundError, "no application 'y'"),
+            (("x", "e"), NotFoundError, "no deployment 'e'; it has 'auto', 'd'"),
+            (("x", "auto"), ConfigError, "autoscaled, from 1 to 3"),
+        ):
+            with pytest.raises(error, match=words):
+                await stage.scale(*asked, 2, "refused")
+        await stage.delete("x")
+        with pytest.raises(NotFoundError):
+            await stage.scale("x", "d", 1, "late")
 
 
 async def test_applications_of_one_request_are_written_at_one_moment(tmp_path: Path) -> None:
