@@ -51,7 +51,7 @@ def make(kind: type, options: ActorOptions, args: tuple[Any, ...], kwargs: Mappi
         if not mine:
             return ActorHandle(place, methods)
     if not (options.detached or is_local(runtime)):
-        owning.own(runtime, place)
+        owning.own(runtime, place, unique=options.name is None)
     return ActorHandle(place, methods)
 
 
@@ -96,6 +96,12 @@ def _make(runtime: HandleRuntime, place: ActorPlace, prepared: Prepared, app: st
     place.made.add_done_callback(lambda done: done.cancelled() or done.exception())  # the calls tell it
 
 
+async def _made_or_not(place: ActorPlace) -> None:
+    """Return when nobody makes it any more: an end that overtook its beginning would end nothing."""
+    if place.made is not None:
+        await asyncio.wait({place.made})
+
+
 def _is_async(kind: type) -> bool:
     return any(inspect.iscoroutinefunction(inspect.getattr_static(kind, name, None)) for name in methods_of(kind))
 
@@ -121,8 +127,8 @@ def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
     if not no_restart:
         raise ValueError("no_restart=False is not supported: make a new actor, or ask it to begin anew.")
     place, runtime = actor._place, runtime_here()
-    if place.made is not None and not place.made.done():
-        asyncio.run_coroutine_threadsafe(place.opened(runtime), runtime.loop).result()
+    if not place.ready:
+        asyncio.run_coroutine_threadsafe(_made_or_not(place), runtime.loop).result()
     place.ended = True
     owning.let_go(place)
     delete(place.key.app, runtime)

@@ -28,8 +28,9 @@ _owned: dict[str, _Owned] = {}
 
 
 class _Owned:
-    def __init__(self, runtime: HandleRuntime, place: ActorPlace) -> None:
+    def __init__(self, runtime: HandleRuntime, place: ActorPlace, *, unique: bool) -> None:
         self.runtime, self._place = runtime, place
+        self._unique = unique
         self._call: ActorCall | None = None
         self.over = False
 
@@ -45,8 +46,12 @@ class _Owned:
 
     def _ended(self, error: BaseException | None) -> None:
         """On the loop: the stream broke, or the actor is gone."""
-        if self.over or isinstance(error, DeploymentUnavailableError):
-            _forget(self._place)
+        if self.over:
+            return
+        if isinstance(error, DeploymentUnavailableError):
+            # Its record may tell of a constructor that failed, until we end. A name may be somebody else's by then.
+            if not self._unique:
+                _forget(self._place)
             return
         self.runtime.loop.call_later(_AGAIN_S, self.begin)
 
@@ -56,9 +61,10 @@ class _Owned:
             self._call.cancel()
 
 
-def own(runtime: HandleRuntime, place: ActorPlace) -> None:
+def own(runtime: HandleRuntime, place: ActorPlace, *, unique: bool) -> None:
+    """`unique`: nobody else can ever make an actor of that name."""
     with _lock:
-        owned = _owned[place.key.app] = _Owned(runtime, place)
+        owned = _owned[place.key.app] = _Owned(runtime, place, unique=unique)
     owned.begin()
 
 

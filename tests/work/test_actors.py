@@ -110,6 +110,16 @@ def test_a_killed_actor_leaves_nothing() -> None:
     serve.kill(counter)  # twice is no error
 
 
+def test_an_end_does_not_overtake_the_beginning() -> None:
+    counters = [stage.Counter.options(lifetime="detached").remote() for _ in range(3)]
+    for counter in counters:
+        serve.kill(counter)
+    names = {counter.app_name for counter in counters}
+    eventually(lambda: names.isdisjoint(serve.status().applications), 20, "none of them lives")
+    with pytest.raises(ActorDiedError):
+        serve.get(counters[0].add.remote(), timeout=20)
+
+
 def test_a_lost_process_ends_the_actor() -> None:
     counter = stage.Counter.remote()
     os.kill(serve.get(counter.pid.remote(), timeout=20), signal.SIGKILL)
