@@ -137,7 +137,8 @@ class Attempt:
         if cycle is None or cycle.more_body or cycle.disconnected or not self.headers.content_length:
             return None
         body, cycle.body = bytes(cycle.body), bytearray()
-        cycle.flow.resume_reading()
+        if self.connection is not None:
+            self.connection.read_on()
         return body
 
     async def receive_within(self, pause_s: float, deadline: float | None) -> dict[str, Any] | None:

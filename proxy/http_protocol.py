@@ -18,6 +18,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCy
 from uvicorn.server import ServerState
 
 from serve_rt.proxy.answers import raw_answer
+from serve_rt.proxy.arrivals import Arrivals
 from serve_rt.proxy.closing import DISCARDED_BYTES, BoundedClosing
 from serve_rt.proxy.open_encoding import fixed_part
 from serve_rt.proxy.routes import Target
@@ -42,6 +43,7 @@ class ProxyHttpProtocol(BoundedClosing):
     """One connection. `HttpServer` makes a subclass whose class attributes name its limits and itself."""
 
     http_server: HttpServer
+    arrivals: Arrivals
 
     def __init__(
         self,
@@ -90,6 +92,9 @@ class ProxyHttpProtocol(BoundedClosing):
             gone()
 
     def data_received(self, data: bytes) -> None:
+        if self.arrivals.holding:
+            self.arrivals.hold(self, data)
+            return
         if self._refusal or self.parser is None:
             self._discard(len(data))
             return
@@ -324,12 +329,25 @@ class ProxyHttpProtocol(BoundedClosing):
     # --- answering ------------------------------------------------------------------------------------------------
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        """A request's head was read. Its body may stand in the same bytes: it begins when all of them were parsed."""
+        """A request's head was read. Its body may stand in the same bytes: it begins when all of them were parsed. One
+        that waited in the pipeline has a turn of its own: a thousand refused ones would be a thousand calls deep."""
         cycle.scope["serve_rt.cycle"] = cycle  # type: ignore[typeddict-unknown-key]  # ASGI allows own keys
         if self._parsing:
             self._read = cycle
         else:
+            self.read_on()
+            self.loop.call_soon(self._begin_unless_gone, cycle)
+
+    def _begin_unless_gone(self, cycle: RequestResponseCycle) -> None:
+        if not self.transport.is_closing():
             self._begin(cycle)
+
+    def read_on(self) -> None:
+        """Unless requests wait in the pipeline: each answer would let thousands more in."""
+        if self.pipeline:
+            self.flow.pause_reading()
+        else:
+            self.flow.resume_reading()
 
     def _begin(self, cycle: RequestResponseCycle) -> None:
         if not self.http_server.begin(cast(dict[str, Any], cycle.scope)):
@@ -361,10 +379,11 @@ class ProxyHttpProtocol(BoundedClosing):
         self._write(cycle, head, body)
         return True
 
-    def write_made(self, cycle: RequestResponseCycle, head: bytes, body: bytes) -> bool:
-        """The same for a head of our own, without a date."""
+    def write_refusal(self, cycle: RequestResponseCycle, head: bytes, body: bytes) -> bool:
+        """The same for what `turning_away` says; without its date."""
         if self.flow.write_paused or cycle.disconnected or cycle.response_started:
             return False
+        self.arrivals.refused()
         self._write(cycle, head + self.http_server.date_line, body)
         return True
 

@@ -18,6 +18,7 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from serve_rt.config.protections import Protection, enabled
+from serve_rt.proxy.arrivals import Arrivals
 from serve_rt.proxy.http_protocol import ProxyHttpProtocol
 from serve_rt.proxy.limits import Limits
 from serve_rt.proxy.websocket_protocol import ProxyWebSocketProtocol
@@ -56,7 +57,7 @@ class HttpServer:
         self._server: asyncio.Server | None = None
         self._clock: asyncio.TimerHandle | None = None
         self._hurry = asyncio.Event()
-        attributes = {"limits": limits, "http_server": self}
+        attributes = {"limits": limits, "http_server": self, "arrivals": Arrivals()}
         self._protocol = type("BoundProtocol", (ProxyHttpProtocol,), attributes)
         self._config = Config(
             app,

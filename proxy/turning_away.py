@@ -51,7 +51,7 @@ class TurningAway:
         if cycle.more_body and (body_bytes > UNREAD_BODY_BYTES or cycle.waiting_for_100_continue):
             cycle.keep_alive = False
         head = b"%bx-request-id: %b\r\n" % (self._head, request_id.encode("latin-1", "replace"))
-        if not connection.write_made(cycle, head, b"" if method == "HEAD" else self._body):
+        if not connection.write_refusal(cycle, head, b"" if method == "HEAD" else self._body):
             return False
         self._counts.add((target.app.name, target.prefix, method, str(refusal.status_code)), 0.0)
         if self.lines.spend():
