@@ -54,7 +54,7 @@ class BoundedClosing(HttpToolsProtocol):
         """What was under way when we refused; whoever goes on sending may wait for the end."""
         self._discarded_bytes += size
         if self._discarded_bytes > DISCARDED_BYTES:
-            self.flow.pause_reading()
+            self.transport.pause_reading()  # not `flow`'s: it has our last word, and may read that after its own last
 
     def pause_writing(self) -> None:
         super().pause_writing()

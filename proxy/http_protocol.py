@@ -8,7 +8,6 @@ llhttp's; what llhttp takes although two readers may understand it differently i
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,6 +19,8 @@ from uvicorn.server import ServerState
 from serve_rt.proxy.answers import raw_answer
 from serve_rt.proxy.arrivals import Arrivals
 from serve_rt.proxy.closing import DISCARDED_BYTES, BoundedClosing
+from serve_rt.proxy.grammar import is_host, names_host
+from serve_rt.proxy.hang_ups import HangUps, WatchedFlow
 from serve_rt.proxy.open_encoding import fixed_part
 from serve_rt.proxy.routes import Target
 
@@ -35,8 +36,6 @@ _FRAMING_SHARE = 16
 """Chunk sizes, extensions and trailers may be so many times as long as what they frame: one byte in a chunk costs 5."""
 _FORBIDDEN = bytes({*range(32), 127} - {*b"\t\r\n"})
 _LOOKED_AT = frozenset({b"host", b"expect", b"transfer-encoding", b"upgrade"})
-_HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
-_ABSOLUTE = re.compile(rb"https?://([^/?#]*)", re.IGNORECASE)
 
 
 class ProxyHttpProtocol(BoundedClosing):
@@ -44,6 +43,7 @@ class ProxyHttpProtocol(BoundedClosing):
 
     http_server: HttpServer
     arrivals: Arrivals
+    hang_ups: HangUps
 
     def __init__(
         self,
@@ -53,18 +53,17 @@ class ProxyHttpProtocol(BoundedClosing):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self.flow: WatchedFlow  # made with the connection
         self.on_gone: Callable[[], object] | None = None
         """Called when the client has left; set while a request runs (serve_rt.proxy.forward)."""
         self.forwarded: tuple[bytes, ...] = ()
         self._fixed: tuple[Target, tuple[bytes, bytes]] | None = None
-        self._in_head = False
         self._head_bytes = self._read_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
+        self._in_head = self._upgrade = self._parsing = False
         self._hosts = 0
         self._host = b""
         self._coding: bytes | None = None
-        self._upgrade = False
-        self._parsing = False
         self._read: RequestResponseCycle | None = None
         self._framing_bytes = 0
 
@@ -72,6 +71,7 @@ class ProxyHttpProtocol(BoundedClosing):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         super().connection_made(transport)
+        self.flow = WatchedFlow(transport, self.hang_ups)
         host = self.client[0] if self.client else ""
         scheme = self.scheme or "http"
         self.forwarded = (b"x-forwarded-for", host.encode("latin-1"), b"x-forwarded-proto", scheme.encode())
@@ -86,6 +86,7 @@ class ProxyHttpProtocol(BoundedClosing):
         self._stop_head_timer()
         self._reads_again()
         self._unset_keepalive_if_required()
+        self.flow.closed()
         super().connection_lost(exc)
         gone, self.on_gone = self.on_gone, None
         if gone is not None:
@@ -170,7 +171,7 @@ class ProxyHttpProtocol(BoundedClosing):
         if name == b"host":
             self._hosts += 1
             self._host = value = value.strip(b" \t")
-            if not _HOST.fullmatch(value):
+            if not is_host(value):
                 self._stop_parsing(400)
         elif name == b"expect":
             self.expect_100_continue = value.lower() == b"100-continue"
@@ -218,18 +219,10 @@ class ProxyHttpProtocol(BoundedClosing):
                 self._stop_parsing(400)
         elif self._hosts != 1:
             self._stop_parsing(400)
-        if self.url[:1] != b"/":
-            self._check_target()
-        if b"#" in self.url:
+        if b"#" in self.url or (self.url[:1] != b"/" and not names_host(self.url, self._host)):
             self._stop_parsing(400)
         if self._upgrade and self.parser.should_upgrade():
             self._check_upgrade()
-
-    def _check_target(self) -> None:
-        """`GET http://host/`, where the host is the one of the Host header, and nothing else."""
-        absolute = _ABSOLUTE.match(self.url)
-        if absolute is None or absolute[1].lower() != self._host.lower():
-            self._stop_parsing(400)
 
     def _check_upgrade(self) -> None:
         """To llhttp all that follows the head of an upgrade is another protocol: a body would be the next request."""

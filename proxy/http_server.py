@@ -19,6 +19,7 @@ from uvicorn.server import ServerState
 
 from serve_rt.config.protections import Protection, enabled
 from serve_rt.proxy.arrivals import Arrivals
+from serve_rt.proxy.hang_ups import HangUps
 from serve_rt.proxy.http_protocol import ProxyHttpProtocol
 from serve_rt.proxy.limits import Limits
 from serve_rt.proxy.websocket_protocol import ProxyWebSocketProtocol
@@ -57,7 +58,8 @@ class HttpServer:
         self._server: asyncio.Server | None = None
         self._clock: asyncio.TimerHandle | None = None
         self._hurry = asyncio.Event()
-        attributes = {"limits": limits, "http_server": self, "arrivals": Arrivals()}
+        self._hang_ups = HangUps()
+        attributes = {"limits": limits, "http_server": self, "arrivals": Arrivals(), "hang_ups": self._hang_ups}
         self._protocol = type("BoundProtocol", (ProxyHttpProtocol,), attributes)
         self._config = Config(
             app,
@@ -123,6 +125,7 @@ class HttpServer:
             connection.shutdown()
         if self._clock is not None:
             self._clock.cancel()
+        self._hang_ups.close()
         return left == 0
 
     async def _be_lame(self) -> None:
