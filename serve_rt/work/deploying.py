@@ -6,6 +6,7 @@ the control plane does not know it from others but by its name. Blocking; called
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 import uuid
@@ -23,18 +24,25 @@ from serve_rt.api.deployment import deployment
 from serve_rt.api.local_mode import drop_local, is_local, run_local
 from serve_rt.api.payload import Payload, pack, payload_digest
 from serve_rt.api.replica_context import find_replica_context
+from serve_rt.api.session import Session
 from serve_rt.api.snapshot import import_root, snapshot, uses_code_of
 from serve_rt.api.targets import RunTarget, is_forced_local
+from serve_rt.errors import ServeException
 from serve_rt.handle.runtime import HandleRuntime, current_runtime, find_runtime
 from serve_rt.model.ids import AppName, BlobDigest, DeploymentName, VersionId
 from serve_rt.model.spec import ApplicationSpec, DeploymentOptions, DeploymentSpec, LoggingOptions
+from serve_rt.model.status import ApplicationStatusOverview, DeploymentStatus
 from serve_rt.work.options import Needs
+
+log = logging.getLogger(__name__)
 
 PATIENCE_S = 7 * 86400.0
 """How long a call waits for a place: a task that is asked for is done, however long the queue."""
 LONGEST_S = 86400.0
 """A worker that is to go has so long to finish its task."""
 CHECK_S = 60.0
+TELL_S = 10.0
+"""Who has no process by then hears why."""
 _QUIET = LoggingOptions(access_log=False)
 
 
@@ -144,6 +152,29 @@ def deploy(runtime: HandleRuntime, prepared: Prepared, app: str, *, if_absent: b
     session = sessions.current()
     session.run(session.client.put_blobs(prepared.blobs))
     session.run(session.client.deploy(prepared.application(app), if_absent=if_absent))
+    timer = threading.Timer(TELL_S, _tell, (session, app))
+    timer.name, timer.daemon = f"is {app} there", True
+    timer.start()
+
+
+def _tell(session: Session, app: str) -> None:
+    """Whoever asks for what no node has would wait without a word."""
+    if sessions.find() is not session:
+        return
+    try:
+        overview = session.run(session.client.status(), TELL_S).applications.get(app)
+    except (ServeException, TimeoutError, RuntimeError):  # the cluster is gone, or going
+        return
+    why = why_stuck(overview) if overview is not None else ""
+    if why:
+        log.warning("%s has no process after %g s: %s", app, TELL_S, why, extra={"action": "work_waits"})
+
+
+def why_stuck(overview: ApplicationStatusOverview) -> str:
+    """Why there is no process that should be there; "" when all is well."""
+    states = [one for one in overview.deployments.values() if one.status is not DeploymentStatus.HEALTHY]
+    missing = [one for one in states if not one.replica_states.get("RUNNING")]
+    return "; ".join(one.message or "it is still starting" for one in missing)
 
 
 def delete(app: str, runtime: HandleRuntime | None = None) -> None:

@@ -31,6 +31,7 @@ from serve_rt.model.status import (
     NodeOverview,
 )
 from serve_rt.work import lending
+from serve_rt.work.deploying import why_stuck
 from serve_rt.work.options import TaskOptions, actor_options, task_options
 from serve_rt.work.pool import KEPT_POOLS, most_workers, stale
 from serve_rt.work.ref import Verdict, verdict
@@ -205,3 +206,17 @@ def test_a_task_lends_one_place_however_many_results_it_waits_for(monkeypatch: p
             assert told[-1] == 2
     current_request.set(None)
     assert told[-1] == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "states", "expected"),
+    [
+        (DeploymentStatus.UPDATING, {}, "no node has a GPU"),
+        (DeploymentStatus.UNHEALTHY, {"STARTING": 1}, "no node has a GPU"),
+        (DeploymentStatus.UPSCALING, {"RUNNING": 1}, ""),
+        (DeploymentStatus.HEALTHY, {}, ""),
+    ],
+)
+def test_who_has_no_process_hears_why(status: DeploymentStatus, states: dict[str, int], expected: str) -> None:
+    one = DeploymentStatusOverview(status, replica_states=states, message="no node has a GPU")
+    assert why_stuck(ApplicationStatusOverview(ApplicationStatus.DEPLOYING, deployments={"worker": one})) == expected
