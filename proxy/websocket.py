@@ -1,5 +1,9 @@
 """A WebSocket through the stream: one ASGI message, one part, both ways.
 
+While neither side has to wait a message needs no task: the client's goes from its connection's parser into the
+exchange, the application's from the stream's part to the client's connection. The two tasks here have what must wait,
+the beginning and the end.
+
 A client that leaves is told to the application as a close, as ASGI says, not as a cancel; an application that does not
 end by itself after that is cancelled.
 """
@@ -20,6 +24,7 @@ from serve_rt.proxy.headers import RequestHeaders, read_headers, response_header
 from serve_rt.proxy.limits import Limits
 from serve_rt.proxy.request_ids import RequestIds
 from serve_rt.proxy.routes import Target
+from serve_rt.proxy.websocket_protocol import ProxyWebSocketProtocol
 from serve_rt.routing import Exchange, Outgoing, Routers
 from serve_rt.transport.data import Data
 
@@ -56,14 +61,21 @@ class WebSocketForward:
     async def __call__(self, target: Target | None, scope: Scope, receive: Receive, send: Send) -> None:
         self.requests += 1
         began_s, outcome = time.monotonic(), _Outcome()
+        connection: ProxyWebSocketProtocol | None = scope.pop("serve_rt.websocket", None)  # or it would know itself
         try:
-            await self._serve(target, scope, receive, send, outcome)
+            await self._serve(target, scope, receive, send, outcome, connection)
         finally:
             app, prefix = (target.app.name, target.prefix) if target is not None else ("", "")
             self._counts.add((app, prefix, METHOD, str(outcome.status)), time.monotonic() - began_s)
 
     async def _serve(
-        self, target: Target | None, scope: Scope, receive: Receive, send: Send, outcome: _Outcome
+        self,
+        target: Target | None,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        outcome: _Outcome,
+        connection: ProxyWebSocketProtocol | None,
     ) -> None:
         await receive()  # websocket.connect
         if target is None:
@@ -92,7 +104,14 @@ class WebSocketForward:
         except ServeException as error:
             await _deny(send, answer_for(error, request_id, None), outcome)
             return
-        await self._relay(exchange, receive, send, request_id, outcome)
+        try:
+            if connection is not None:
+                connection.on_message = exchange.send_at_once
+                exchange.offer_messages(connection.send_message)
+            await self._relay(exchange, receive, send, request_id, outcome)
+        finally:
+            if connection is not None:
+                connection.on_message = None
 
     async def _relay(
         self, exchange: Exchange, receive: Receive, send: Send, request_id: str, outcome: _Outcome

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import CloseCode, Frame
+from websockets.http11 import Request
 
+from serve_rt.pb import stream_pb2 as pb
 from serve_rt.proxy.answers import raw_answer
 from serve_rt.proxy.limits import Limits
 
@@ -22,6 +25,8 @@ class ProxyWebSocketProtocol(WebSocketsSansIOProtocol):
     """One WebSocket. `HttpServer` makes a subclass whose class attribute names its limits."""
 
     limits: Limits
+    on_message: Callable[[bytes, int], bool] | None = None
+    """Takes a message's bytes and kind as it is read, when it can (serve_rt.proxy.websocket); else ASGI has it."""
     _stalled: asyncio.TimerHandle | None = None
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -41,6 +46,47 @@ class ProxyWebSocketProtocol(WebSocketsSansIOProtocol):
             if not self.handshake_initiated:
                 self.transport.write(raw_answer(400))
             self.transport.close()
+
+    def handle_connect(self, event: Request) -> None:
+        super().handle_connect(event)
+        if self.response.status_code == 101:
+            self.scope["serve_rt.websocket"] = self  # type: ignore[typeddict-unknown-key]  # ASGI allows own keys
+
+    # --- messages without ASGI: a queue, a task's step and two calls of the selector less for each ------------------
+
+    def send_receive_event_to_app(self) -> None:
+        take = self.on_message
+        if take is None or self.close_sent or not self.queue.empty() or not self._taken(take):
+            super().send_receive_event_to_app()
+
+    def _taken(self, take: Callable[[bytes, int], bool]) -> bool:
+        data = bytes(self.frames[0]) if len(self.frames) == 1 else b"".join(self.frames)
+        kind = pb.DATA_KIND_WS_BINARY
+        if self.curr_msg_data_type == "text":
+            kind = pb.DATA_KIND_WS_TEXT
+            if not data.isascii():
+                try:
+                    data.decode()
+                except UnicodeDecodeError:
+                    return False  # uvicorn's to close
+        taken = take(data, kind)
+        if taken:
+            self.frames = []
+        return taken
+
+    def send_message(self, data: bytes, kind: int) -> bool:
+        """Write a message at once; False when ASGI's `send` must wait, or fail. Never raises."""
+        if not self.writable.is_set() or self.disconnected or self.close_sent or self.transport.is_closing():
+            return False
+        try:
+            if kind == pb.DATA_KIND_WS_TEXT:
+                self.conn.send_text(data)
+            else:
+                self.conn.send_binary(data)
+        except Exception:  # whatever websockets holds against it, `send` will hear too
+            return False
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        return True
 
     # --- a client that does not read ------------------------------------------------------------------------------
 

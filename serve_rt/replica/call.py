@@ -11,11 +11,12 @@ holds its slot, also after its caller has gone.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 from serve_rt.aio import TaskOwner
 from serve_rt.context import RequestContext
@@ -26,7 +27,10 @@ from serve_rt.pb import stream_pb2 as pb
 from serve_rt.replica.access_log import AccessLog
 from serve_rt.replica.crossing import Crossing
 from serve_rt.transport.data import Data
+from serve_rt.transport.flow import PeerFault
 from serve_rt.transport.server import ServerRequest
+
+log = logging.getLogger(__name__)
 
 ROOM_CHECK_BYTES = 64 << 10
 """A streaming answer waits for the reader's credit each time it has sent this much."""
@@ -64,12 +68,14 @@ class Call:
         "_left",
         "_on_left",
         "_over",
+        "_reading",
         "_resume",
         "_roads",
         "_room",
         "_status",
         "_timer",
         "_unchecked_bytes",
+        "_unclaimed",
         "began",
         "body",
         "body_complete",
@@ -110,7 +116,11 @@ class Call:
         self._unchecked_bytes = 0
         self._room: asyncio.Task[None] | None = None
         self._resume: Callable[[], object] | None = None
-        self._fetch: asyncio.Task[None] | asyncio.Task[Data | None] | None = None
+        self._fetch: asyncio.Task[None] | None = None
+        self._reading: asyncio.Future[Data | None] | None = None
+        """User loop: who waits for a part."""
+        self._unclaimed: deque[Data] | None = None
+        """User loop: parts whose reader had given up waiting when they came; the next one gets them."""
         self._timer: asyncio.TimerHandle | None = None
         request.on_cancel = self._on_cancel
         if request.deadline is not None:
@@ -173,9 +183,17 @@ class Call:
 
     async def receive_part(self) -> Data | None:
         """From the user loop: the next part of the request's body or WebSocket; None when the caller ended."""
-        arrived: asyncio.Future[Data | None] = asyncio.get_running_loop().create_future()
-        self._roads.to_main.post(self._on_wanted, arrived)
-        return await arrived
+        if self._unclaimed:
+            return self._unclaimed.popleft()
+        reading: asyncio.Future[Data | None] = asyncio.get_running_loop().create_future()
+        self._reading = reading
+        self._roads.to_main.post(self._on_wanted)
+        try:
+            return await reading
+        except asyncio.CancelledError:
+            if reading.done() and not reading.cancelled():  # it came in the same turn of the loop
+                self._arrived(reading.result())
+            raise
 
     def fail(self, failure: Failure) -> None:
         """User code has ended with an error."""
@@ -247,13 +265,27 @@ class Call:
         self._over = True
         self.request.fail(outcome, failure.kind, failure.message, pickled=failure.pickled, traceback=failure.traceback)
 
-    def _on_wanted(self, arrived: asyncio.Future[Data | None]) -> None:
+    def _on_wanted(self) -> None:
         if self._left or self.cancelled:
-            self._roads.to_user.post(_resolve_with, arrived, None)
+            self._give(None)
+        else:
+            self.request.on_arrival = self._give_wanted
+            self._give_wanted()
+
+    def _give_wanted(self) -> None:
+        """Send the next part over as soon as it is here. No task: each message of a WebSocket comes this way."""
+        try:
+            part = self.request.take()
+        except PeerFault as fault:  # too large a message: this request's fault, not its stream's
+            log.warning("a part was refused: %s", fault, extra={"action": "part_refused"})
+            self._give(None)
             return
-        self._fetch = self._roads.tasks.start(self.request.receive(), name="fetch a part")
-        # No `finally` inside: one that is cancelled before its first step has none, and the reader waits for ever.
-        self._fetch.add_done_callback(partial(self._fetched, arrived))
+        if part is not None or self.request.exhausted:
+            self._give(part)
+
+    def _give(self, part: Data | None) -> None:
+        self.request.on_arrival = None
+        self._roads.to_user.post(self._arrived, part)
 
     def rename(self, what: pb.MethodCall) -> None:
         """A reserved slot is used: this is what for."""
@@ -263,10 +295,6 @@ class Call:
     def own_fetch(self, task: asyncio.Task[None]) -> None:
         """`task` reads the request's body for user code that has not begun: it ends with the call."""
         self._fetch = task
-
-    def _fetched(self, arrived: asyncio.Future[Data | None], fetch: asyncio.Task[Data | None]) -> None:
-        part = None if fetch.cancelled() or fetch.exception() is not None else fetch.result()
-        self._roads.to_user.post(_resolve_with, arrived, part)
 
     def _on_cancel(self, _reason: str) -> None:
         """The transport: the caller has gone, or its stream broke."""
@@ -303,6 +331,8 @@ class Call:
             self._room.cancel()
         if self._fetch is not None:
             self._fetch.cancel()
+        if self.request.on_arrival is not None:
+            self._give(None)
         self._let_go()
         self._roads.to_user.post(self._cancel_on_user_loop)
 
@@ -318,7 +348,7 @@ class Call:
             self._room.cancel()
         if not self._over:
             self._fail_now(Outcome.STARTED, Failure("UserError", "the handler ended without an answer"))
-        self.request.on_cancel = None
+        self.request.on_arrival = self.request.on_cancel = None
         self.request.finished()
         self._on_left(self)
         method, route = self._access
@@ -327,6 +357,13 @@ class Call:
         self._roads.access_log.add(method, route, self._status, took_s, self.context.request_id)
 
     # --- user loop ------------------------------------------------------------------------------------------------
+
+    def _arrived(self, part: Data | None) -> None:
+        if self._reading is not None and not self._reading.done():
+            self._reading.set_result(part)
+        elif part is not None:
+            self._unclaimed = self._unclaimed or deque()
+            self._unclaimed.append(part)
 
     def _cancel_on_user_loop(self) -> None:
         if self.disconnected is not None and not self.disconnected.done():
@@ -344,8 +381,3 @@ class Call:
 def _resolve(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
-
-
-def _resolve_with(future: asyncio.Future[Data | None], part: Data | None) -> None:
-    if not future.done():
-        future.set_result(part)

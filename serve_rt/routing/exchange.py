@@ -21,7 +21,7 @@ from serve_rt.routing.link import Link
 from serve_rt.routing.outgoing import Outgoing
 from serve_rt.transport.client import ClientRequest, RequestState
 from serve_rt.transport.data import Data
-from serve_rt.transport.message import WEBSOCKET_KINDS, MessageJoiner
+from serve_rt.transport.message import WEBSOCKET_KINDS, MessageJoiner, whole_message
 
 if TYPE_CHECKING:
     from serve_rt.routing.router import Router
@@ -39,6 +39,7 @@ class Exchange:
         "_deadline_timer",
         "_error",
         "_joiner",
+        "_offer",
         "_on_answer",
         "_over",
         "_parts",
@@ -91,6 +92,7 @@ class Exchange:
         self._started = False
         self._starting: asyncio.Future[None] | None = None
         self._joiner: MessageJoiner | None = None
+        self._offer: Callable[[bytes, int], bool] | None = None
         self._sent: list[tuple[bytes, bool, int, int, str]] | None = None
         self._sent_bytes = 0
 
@@ -166,6 +168,17 @@ class Exchange:
             self._forget_what_cannot_be_replayed()
         if self.attempt is not None:
             self.attempt.send(payload, end=end, kind=kind, code=code, reason=reason)
+
+    def send_at_once(self, payload: bytes, kind: int) -> bool:
+        """`send` a WebSocket message for which there is room; False: nothing was done."""
+        if self.attempt is None or not self.attempt.has_room:
+            return False
+        self.send(payload, kind=kind)
+        return True
+
+    def offer_messages(self, take: Callable[[bytes, int], bool]) -> None:
+        """From now on a WebSocket message that comes while a reader waits is offered to `take`. It must not raise."""
+        self._offer = take
 
     async def send_ready(self) -> None:
         """Return when more may be sent without filling memory, or when the request is over."""
@@ -275,8 +288,19 @@ class Exchange:
                 self._router.tallies.answer_began(self, part)
             if self._router.rotation.rule is not None and self.link is not None and isinstance(part, pb.Head):
                 self._router.rotation.answered(self.link, part.status)
+        if self._offer is not None and self._taken(self._offer, part):
+            return
         self._parts.append(part)
         self._wake_reader()
+
+    def _taken(self, take: Callable[[bytes, int], bool], part: pb.Head | Data) -> bool:
+        """Whether a message went past the reader, who waits for it and has left nothing unread."""
+        waits = not self._parts and self._reader is not None and not self._reader.done()
+        amid = self._joiner is not None and self._joiner.amid
+        if not waits or amid or self.attempt is None or not whole_message(part) or not take(part.payload, part.kind):
+            return False
+        self.attempt.consumed(part.payload)
+        return True
 
     def on_ended(self) -> None:
         self._finish()

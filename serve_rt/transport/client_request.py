@@ -89,6 +89,11 @@ class ClientRequest:
         self.stream.data_sent += 1
         self._lane.put(payload, end, kind, code, reason)
 
+    @property
+    def has_room(self) -> bool:
+        """`writable` would return at once."""
+        return self._lane is None or self._lane.has_room
+
     async def writable(self) -> None:
         if self._lane is not None:
             await self._lane.writable()

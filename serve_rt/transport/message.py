@@ -6,6 +6,8 @@ about items that the replica itself had cut.
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 from serve_rt.pb import stream_pb2 as pb
 from serve_rt.transport.data import Data
 from serve_rt.transport.flow import PeerFault
@@ -15,12 +17,22 @@ MAX_MESSAGE_BYTES = 64 << 20
 WEBSOCKET_KINDS = frozenset({pb.DATA_KIND_WS_TEXT, pb.DATA_KIND_WS_BINARY})
 
 
+def whole_message(part: pb.Head | Data) -> TypeGuard[Data]:
+    """One that needs no joining, unless the pieces of another came before it."""
+    return isinstance(part, Data) and part.kind in WEBSOCKET_KINDS and not (part.code or part.end)
+
+
 class MessageJoiner:
     __slots__ = ("_pieces", "_size")
 
     def __init__(self) -> None:
         self._pieces: list[bytes] = []
         self._size = 0
+
+    @property
+    def amid(self) -> bool:
+        """A message has begun and is not whole."""
+        return bool(self._pieces)
 
     def add(self, part: Data) -> Data | None:
         """The whole message that `part` completes, if it does.

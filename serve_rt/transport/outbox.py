@@ -174,9 +174,14 @@ class Lane:
         self._schedule()
         self._let_writers_go()
 
+    @property
+    def has_room(self) -> bool:
+        """More may be put without filling memory: the queued bytes are covered by credit."""
+        return self.backlog < self._credit or self.closed
+
     async def writable(self) -> None:
-        """Return when more may be put without filling memory: the queued bytes are covered by credit."""
-        while self.backlog >= self._credit and not self.closed:
+        """Return when there is room."""
+        while not self.has_room:
             room: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._writable.append(room)
             await room

@@ -54,6 +54,7 @@ class ServerRequest:
         "accepted",
         "cancelled",
         "deadline",
+        "on_arrival",
         "on_cancel",
         "open",
         "peer",
@@ -67,6 +68,8 @@ class ServerRequest:
         self.cancelled = False
         self.on_cancel: Callable[[str], None] | None = None
         """Set by the handler; called once, when the caller has gone or its stream broke."""
+        self.on_arrival: Callable[[], None] | None = None
+        """Called when a part has come, or none will any more: for whoever has no task to `receive` in."""
         self.accepted = False
         """The caller knows, or learns with a part that is queued, that the work began."""
         self._stream = stream
@@ -158,21 +161,35 @@ class ServerRequest:
 
     # --- the request's body ---------------------------------------------------------------------------------------
 
-    async def receive(self) -> Data | None:
-        """The next part from the caller, beginning with the Open's body; None when it has ended or left."""
+    def take(self) -> Data | None:
+        """The next part from the caller, beginning with the Open's body; None when there is none yet, or none any more
+        (`exhausted`).
+
+        *Errors*: PeerFault for a message that is too large.
+        """
         if not self._body_given:
             self._body_given = True
             if self.open.body or self.open.end:
                 return Data(self.open.id, self.open.body, self.open.end)
+        while self._incoming:
+            part = self._incoming.popleft()
+            self._give_credit(part)
+            whole = self._join(part)
+            if whole is not None:
+                return whole
+        return None
+
+    @property
+    def exhausted(self) -> bool:
+        """The caller has ended or left: what `take` does not have will not come."""
+        return self._upstream_ended or self.cancelled
+
+    async def receive(self) -> Data | None:
+        """The next part; None when the caller has ended or left."""
         while True:
-            while self._incoming:
-                part = self._incoming.popleft()
-                self._give_credit(part)
-                whole = self._join(part)
-                if whole is not None:
-                    return whole
-            if self._upstream_ended or self.cancelled:
-                return None
+            part = self.take()
+            if part is not None or self.exhausted:
+                return part
             self._reader = asyncio.get_running_loop().create_future()
             try:
                 await self._reader
@@ -228,6 +245,8 @@ class ServerRequest:
             self.on_cancel(reason)
 
     def _wake_reader(self) -> None:
+        if self.on_arrival is not None:
+            self.on_arrival()
         if self._reader is not None and not self._reader.done():
             self._reader.set_result(None)
 

@@ -6,6 +6,8 @@ import asyncio
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from serve_rt.aio import TaskOwner
 from serve_rt.context import RequestContext
 from serve_rt.model.ids import AppName, DeploymentKey, DeploymentName
@@ -56,15 +58,40 @@ def test_a_reader_of_a_body_is_told_when_its_fetch_never_began() -> None:
         pair.settle()
         call = Call(pair.handler.running[0], RequestContext(), roads, ("POST", "/"), lambda call: None)
         arrived: asyncio.Future[Data | None] = asyncio.get_running_loop().create_future()
-        call._on_wanted(arrived)
+        call._reading = arrived
+        call._on_wanted()
         call._stop_user_code()  # before the loop has turned: the fetch is cancelled before its first step
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         for step, args in told:  # as the user loop would run them
-            if args[:1] == (arrived,):
+            if step == call._arrived:
                 step(*args)
         assert arrived.done() and arrived.result() is None
         await tasks.close()
+        pair.cut()
+
+    asyncio.run(run())
+
+
+def test_a_part_whose_reader_gave_up_goes_to_the_next_one() -> None:
+    """`asyncio.wait_for(socket.receive_text(), 1)` asks and goes; what comes then is not lost."""
+
+    async def run() -> None:
+        here = SimpleNamespace(post=lambda step, *args: step(*args))
+        roads: Any = SimpleNamespace(tasks=None, to_user=here, to_main=here)
+        pair = Pair().greet()
+        pair.open(b"", end=False)
+        [sent] = pair.client.requests.values()
+        pair.settle()
+        call = Call(pair.handler.running[0], RequestContext(), roads, ("POST", "/"), lambda call: None)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(call.receive_part(), 0.01)
+        for payload in (b"one", b"two", b"three"):
+            sent.send(payload, end=payload == b"three")
+            pair.settle()
+        parts = [await call.receive_part() for _ in range(4)]
+        assert [part.payload for part in parts if part is not None] == [b"one", b"two", b"three"]
+        assert parts[3] is None
         pair.cut()
 
     asyncio.run(run())
