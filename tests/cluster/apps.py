@@ -104,6 +104,15 @@ class Echo:
     async def do_size(self, request: Request) -> Response:
         return JSONResponse({"size": len(await request.body()), **self.said("")})
 
+    async def do_parts(self, request: Request) -> Response:
+        """How many parts a multipart body has, read as it comes; kept is only what may begin a delimiter."""
+        delimiter, count, rest = b"--part\r\n", 0, b""
+        async for piece in request.stream():
+            text = rest + piece
+            count += text.count(delimiter)
+            rest = text[max(text.rfind(delimiter) + len(delimiter), len(text) - len(delimiter) + 1) :]
+        return JSONResponse({"parts": count, **self.said("")})
+
     async def do_exit(self, request: Request) -> Response:
         os._exit(3)
 
