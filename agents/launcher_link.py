@@ -140,7 +140,10 @@ class LauncherLink:
                     except UnavailableError:
                         if not client.closed.is_set():
                             raise
-                        self._connected.clear()  # it died under the call: ask the next one the same
+                        if client is self._client:  # it died under the call: ask the next one the same
+                            self._connected.clear()
+                        # Another one is there already: clearing would make everybody wait for it for ever (found by
+                        # simulation).
         except TimeoutError as error:
             raise UnavailableError(f"the launcher did not answer within {CALL_S:g} s") from error
 

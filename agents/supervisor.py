@@ -101,11 +101,16 @@ class Supervisor:
         self._high_water = self._saved_high_water = self._memory.load_high_water()
         copies = self._memory.load()
         newest = _newest(handle for handle in handles if handle.kind is ProcessKind.REPLICA)
+        left_over: set[ReplicaId] = set()
         for replica, handle in newest.items():
             if replica not in copies and (copy := _copy_from(handle)) is not None:
                 copies[replica] = copy
+                # The note goes with the assignment: a handle that outlived it is what a launcher that died meanwhile
+                # did not hear of. Its process has ended, and nobody wants another one (found by simulation).
+                left_over |= {replica} if handle.exited is not None else set()
         for replica, copy in copies.items():
-            self._keepers[replica] = self._keeper(copy, copy.record())
+            keeper = self._keepers[replica] = self._keeper(copy, copy.record())
+            keeper.withdrawn = replica in left_over
         if not enabled(Protection.ADOPT):
             await self._kill_found(newest.values())
             return 0

@@ -271,22 +271,23 @@ class _Work:
             self.pending += f" Stopping old replicas first does not help within max_unavailable={allowed}."
 
     def _would_make_room(self, allowed_ready: int) -> list[Member]:
-        """The fewest old replicas of one node whose end lets the next one start there."""
+        """The fewest old replicas of one node whose end lets the next one start there. One that served before its
+        agent began anew serves still, though it is not confirmed yet (found by simulation)."""
         choices: list[list[Member]] = []
         for node in sorted({m.node_id for m in self.groups.old if m.standing is NodeStanding.LIVE}):
             room = self.draft.room[node].copy()
             going: list[Member] = []
             for member in sorted(
-                (m for m in self.groups.old if m.node_id == node), key=lambda m: (m.ready, m.replica_id)
+                (m for m in self.groups.old if m.node_id == node), key=lambda m: (m.answers, m.replica_id)
             ):
-                if sum(m.ready for m in going) + member.ready > allowed_ready:
+                if sum(m.answers for m in going) + member.answers > allowed_ready:
                     break
                 going.append(member)
                 room.give(self.key, asked_by(member), devices_of(member))
                 if next(lacks(room, self.key, self.memory.target, owed=True), None) is None:
                     choices.append(going)
                     break
-        return min(choices, key=lambda going: (sum(m.ready for m in going), len(going)), default=[])
+        return min(choices, key=lambda going: (sum(m.answers for m in going), len(going)), default=[])
 
     # --- creating -------------------------------------------------------------------------------------------------
 

@@ -77,6 +77,8 @@ def control_channel(address: str, token: ClusterToken | None) -> grpc.aio.Channe
 
 def stream_channel(address: str) -> grpc.aio.Channel:
     """A channel for one `Requests` stream: a peer that stops answering is found 3.7 s after its last word."""
+    if (wire := simulated_wire.get()) is not None:
+        return wire.channel(address)
     options = (
         *_COMMON_CHANNEL,
         *_message_limit(STREAM_MESSAGE_BYTES),

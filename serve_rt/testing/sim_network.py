@@ -19,8 +19,10 @@ import grpc
 import grpc.aio
 
 from serve_rt.credentials import simulated_wire
+from serve_rt.testing.sim_frames import FrameCall, OpenStream, Replies
 from serve_rt.testing.sim_loop import SimLoop, SimProcess, current_process
 from serve_rt.testing.sim_pipe import Broken, Pipe, Wires
+from serve_rt.testing.sim_rpc import Context, Details, answer_of, rpc_error
 
 CONNECT_S = 1.0
 """Until a connection to a machine that does not answer is given up."""
@@ -30,7 +32,7 @@ class SimNetwork:
     def __init__(self, loop: SimLoop, wires: Wires) -> None:
         self.loop, self.wires = loop, wires
         self._servers: dict[str, SimServer] = {}
-        self._calls: dict[Stream, None] = {}
+        self._calls: dict[OpenStream, None] = {}
         self.duplicate_pushes = 0
         """So many of the next messages from callers arrive twice."""
         loop.connect = self._connect
@@ -73,10 +75,10 @@ class SimNetwork:
 
     # --- streams that are open ------------------------------------------------------------------------------------
 
-    def opened(self, stream: Stream) -> None:
+    def opened(self, stream: OpenStream) -> None:
         self._calls[stream] = None
 
-    def closed(self, stream: Stream) -> None:
+    def closed(self, stream: OpenStream) -> None:
         self._calls.pop(stream, None)
 
     def break_streams(self, between: Callable[[SimProcess, SimProcess], bool], why: str) -> int:
@@ -90,14 +92,14 @@ class SimNetwork:
         """After keepalive's time the streams for which `when(caller, server)` still holds are broken."""
         self.wires.later(self.wires.keepalive_s(), self.break_streams, when, why)
 
-    def stall(self, between: Callable[[SimProcess, SimProcess], bool]) -> list[Stream]:
+    def stall(self, between: Callable[[SimProcess, SimProcess], bool]) -> list[OpenStream]:
         """What is said on these streams from now on is under way for long."""
         stalled = [stream for stream in self._calls if between(stream.caller, stream.server.process)]
         for stream in stalled:
             stream.up.stall()
         return stalled
 
-    def give_up_stalled(self, stalled: list[Stream], late_s: float) -> None:
+    def give_up_stalled(self, stalled: list[OpenStream], late_s: float) -> None:
         """The callers find them broken now; what they said arrives `late_s` later, and then the servers find out."""
         for stream in stalled:
             stream.down.end(rpc_error(grpc.StatusCode.UNAVAILABLE, "the connection stalled"))
@@ -141,7 +143,7 @@ class SimServer:
 
     def method(self, name: str) -> Any:  # Any: grpc's handler of either shape
         for handler in self._handlers:
-            found = handler.service(cast(grpc.HandlerCallDetails, _Details(name)))
+            found = handler.service(cast(grpc.HandlerCallDetails, Details(name)))
             if found is not None:
                 return found
         raise rpc_error(grpc.StatusCode.UNIMPLEMENTED, name)
@@ -177,16 +179,18 @@ class SimChannel:
         return call
 
     def unary_stream(self, method: str, request_serializer: Any, response_deserializer: Any) -> Any:
-        def call(request: Any, timeout: float | None = None) -> AsyncIterator[Any]:
+        def call(request: Any, timeout: float | None = None) -> Replies:
             async def once() -> AsyncIterator[Any]:
                 yield request
 
-            return self._stream(method, once(), request_serializer, response_deserializer, unary=True)
+            return Replies(self._stream(method, once(), request_serializer, response_deserializer, unary=True))
 
         return call
 
-    def stream_stream(self, method: str, request_serializer: Any, response_deserializer: Any) -> Any:
-        def call(requests: AsyncIterator[Any], timeout: float | None = None) -> AsyncIterator[Any]:
+    def stream_stream(self, method: str, request_serializer: Any = None, response_deserializer: Any = None) -> Any:
+        def call(requests: AsyncIterator[Any] | None = None, timeout: float | None = None) -> Any:
+            if requests is None:  # frames of bytes, read and written one by one
+                return FrameCall(self._network, self._caller, self._reach, method)
             return self._stream(method, requests, request_serializer, response_deserializer, unary=False)
 
         return call
@@ -206,7 +210,7 @@ class SimChannel:
         if server.process.node != caller.node:
             await wires.travel(caller.node, server.process.node)
         if not server.process.paused and server.process.alive and server.process.node == caller.node:
-            return await _answer(handler, data)  # the same machine, and nothing can come between
+            return await answer_of(handler, data)  # the same machine, and nothing can come between
         return await self._ask_elsewhere(server, handler, data)
 
     async def _ask_elsewhere(self, server: SimServer, handler: Any, data: bytes) -> bytes:
@@ -214,7 +218,7 @@ class SimChannel:
 
         async def serve() -> None:
             try:
-                result = await _answer(handler, data)
+                result = await answer_of(handler, data)
             except grpc.aio.AioRpcError as error:
                 if not answer.done():
                     answer.set_exception(error)
@@ -289,7 +293,7 @@ class Stream:
 
     async def _serve(self) -> None:
         handler = self._handler
-        context = _Context()
+        context = Context()
         try:
             if self._unary:
                 first = await self.up.receive()
@@ -323,43 +327,6 @@ class Stream:
         self._network.closed(self)
         self.down.end(rpc_error(grpc.StatusCode.UNAVAILABLE, why))
         self._serving.cancel()
-
-
-class _Context:
-    """A handler's ServicerContext, as far as `wire.errors.abort` uses one."""
-
-    def __init__(self) -> None:
-        self._code, self._details = grpc.StatusCode.UNKNOWN, ""
-        self._trailing: tuple[tuple[str, str], ...] = ()
-
-    async def abort(self, code: grpc.StatusCode, details: str, trailing: tuple[tuple[str, str], ...] = ()) -> None:
-        self._code, self._details, self._trailing = code, details, trailing
-        raise grpc.aio.AbortError
-
-    def error(self) -> grpc.aio.AioRpcError:
-        return rpc_error(self._code, self._details, self._trailing)
-
-
-class _Details:
-    invocation_metadata = ()
-
-    def __init__(self, method: str) -> None:
-        self.method = method
-
-
-async def _answer(handler: Any, data: bytes) -> bytes:
-    context = _Context()
-    try:
-        reply: bytes = handler.response_serializer(
-            await handler.unary_unary(handler.request_deserializer(data), context)
-        )
-    except grpc.aio.AbortError:
-        raise context.error() from None
-    return reply
-
-
-def rpc_error(code: grpc.StatusCode, details: str, trailing: tuple[tuple[str, str], ...] = ()) -> grpc.aio.AioRpcError:
-    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(*trailing), details=details)
 
 
 def _this_process() -> SimProcess:

@@ -7,13 +7,14 @@ from dataclasses import replace
 import pytest
 
 from serve_rt.controller.census import Member, NodeStanding
-from serve_rt.controller.plan import DeleteAssignment, SaveDeployment
+from serve_rt.controller.plan import DeleteAssignment, DrainAssignment, SaveDeployment
 from serve_rt.controller.reconcile import reconcile
 from serve_rt.controller.settings import ControlSettings
 from serve_rt.errors import ConfigError
 from serve_rt.model.cluster import ROLLOUT_TRANSITIONS, RolloutPhase
 from serve_rt.model.ids import NodeId, ReplicaId
 from serve_rt.model.replica import Observed, ReplicaState
+from serve_rt.model.resources import Resources
 from serve_rt.model.transitions import mermaid
 from tests.controller.world import World, application, deployment_spec, node_record
 
@@ -116,3 +117,17 @@ def test_the_readme_shows_the_table() -> None:
 
     readme = Path(package.__path__[0]) / "README.md"
     assert mermaid(ROLLOUT_TRANSITIONS) in readme.read_text()
+
+
+def test_a_replica_whose_agent_began_anew_is_not_stopped_first_as_if_it_served_nobody() -> None:
+    """One of two runs, there is no room for the other: a new version must not take the one that is left. Its agent
+    had registered again and not yet said how the replica is."""
+    world = World()
+    world.add_node(node_record("a", gpus=1))
+    one_gpu = Resources(milli_gpu=1000)
+    world.deploy(application("x", deployment_spec("d", "v1", num_replicas=2, resources=one_gpu)))
+    world.settle()
+    second = deployment_spec("d", "v2", num_replicas=2, resources=one_gpu)
+    world.deploy(application("x", second, deploy_id="two"))
+    world.back("a")
+    assert not [action for action in world.plan().actions if isinstance(action, DrainAssignment)]

@@ -1,7 +1,7 @@
 """A simulated node's agent: all of the real brain (`Parts` and what it joins), without sockets, disks and proxies.
 
-What stands in: the store's client, the launcher's line, memory in a dict that outlives the process, blobs that are
-always there, a feed that nobody reads.
+What stands in: the store's client, the launcher's line, memory and routes in dicts that outlive the process, blobs that
+are always there.
 """
 
 from __future__ import annotations
@@ -36,7 +36,6 @@ from serve_rt.config.paths import StateDir
 from serve_rt.credentials import control_server
 from serve_rt.errors import ConflictError, EtcdError
 from serve_rt.etcd import EtcdStore, Keys
-from serve_rt.model.cluster import Cluster
 from serve_rt.model.ids import BlobDigest, ReplicaId
 from serve_rt.pb import control_pb2 as pb
 from serve_rt.store.mirror import Mirror
@@ -77,19 +76,6 @@ class SimMemory(AgentMemory):
 
     def clear(self) -> None:
         self._disk.copies.clear()
-
-
-class SimFeed(Feed):
-    """Nobody subscribes."""
-
-    def __init__(self) -> None:
-        self.local = lambda: None
-
-    def cluster_changed(self, cluster: Cluster) -> None:
-        """Nothing is kept."""
-
-    def refresh(self) -> None:
-        """Nobody is told."""
 
 
 class SimBlobs(BlobStore):
@@ -133,7 +119,7 @@ class SimParts(Parts):
         self.memory = SimMemory(machine.disk)
         self.registration = Registration(store, keys, node, self._node_record, clock=clock)
         self.observations = Observations(self.registration)
-        self.feed = SimFeed()
+        self.feed = Feed(node.state, node.cluster, node.node_id)
         self.blobs = SimBlobs()
         self.devices = Devices(self.registration.update, read=machine.device_use)
         starter = SimStarter(node, self.blobs, lambda: self.supervisor.ports(), self.devices)

@@ -1,7 +1,7 @@
 """What must hold at every moment, told of each transaction, each fork and each word of an agent to a process.
 
-Numbers are those of the fault list: I1 one leader's writes a term, I2 no device twice, I3 the floor, I7 no process that
-nobody knows. A broken one is remembered, with the moment; the story ends with it.
+Numbers are those of the fault list: I1 one leader's writes a term, I2 no device twice; I3 is `floor`'s, I7
+`rest`'s, those of requests are `callers`'. A broken one is remembered, with the moment; the story ends with it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from serve_rt.etcd.values import Compare, Delete, Put
 from serve_rt.model.node import NodeRecord
 from serve_rt.model.replica import Assignment, Goal
 from serve_rt.wire.records import decode
+from tests.simulation.floor import Floor
 
 if TYPE_CHECKING:
     from tests.simulation.agent import SimParts
@@ -32,6 +33,7 @@ class Invariants:
         self.broken: list[str] = []
         self.over = False
         """The story has ended: what is torn down now is nobody's act."""
+        self.floor = Floor(world)
         self._leader_of: dict[int, str] = {}
         """Which client took the leader key, by epoch."""
         self._epochs: dict[str, tuple[str, int]] = {}
@@ -51,6 +53,7 @@ class Invariants:
         self.world.note("write", client, self.world.etcd.machine.revision, *sorted(keys))
         if client.startswith("controller"):
             self._controller_wrote(client, then)
+            self.floor.controller_wrote(then)
         elif client.startswith("agent"):
             self._agent_wrote(client, keys)
         if any(key.startswith("assign/") for key in keys):
@@ -61,11 +64,18 @@ class Invariants:
         holder = self.world.etcd.machine.get(leader_key)
         if any(operation.key == leader_key for operation in then):
             if holder is not None and isinstance(then[0], Put):
-                self._leader_of[holder.create_revision] = client
-                self.world.note("elected", client)
+                self._took_the_lead(client, holder.create_revision)
             return
         if holder is None or self._leader_of.get(holder.create_revision) != client:
             self.failed(f"I1: {client} wrote {then[0].key} and does not lead")
+
+    def _took_the_lead(self, client: str, epoch: int) -> None:
+        """Or writes its own key anew, so that nothing older comes after."""
+        if epoch not in self._leader_of:
+            self._leader_of[epoch] = client
+            self.world.note("elected", client)
+        elif self._leader_of[epoch] != client:
+            self.failed(f"I1: {client} takes the key of {self._leader_of[epoch]}, which lives")
 
     def _agent_wrote(self, client: str, keys: list[str]) -> None:
         """Only the registered session speaks for a node."""
@@ -126,9 +136,14 @@ class Invariants:
         self.world.note("stop", replica.replica_id, replica.incarnation, how)
         if self.over or not replica.healthy:
             return
+        self.floor.drained(replica)
         wanted = self.world.assignments().get(replica.replica_id)
+        if how == "kill":
+            self.failed(f"killed: {replica} is well, and was not drained")
         if wanted is not None and wanted.goal is Goal.RUN:
             self.failed(f"needless: {replica} is well and wanted, and is told to end ({how})")
 
     def ended(self, replica: SimReplica) -> None:
         """A process is gone."""
+        if replica.was_ready:
+            self.floor.fell(replica)

@@ -23,6 +23,7 @@ from serve_rt.model.starts import ControllerStart, EtcdAddress, ReplicaStart
 from serve_rt.testing.fake_etcd import FakeEtcd
 from serve_rt.testing.sim_loop import SimProcess, current_process
 from tests.simulation.agent import PORT, Disk, SimParts, run_agent, sim_settings
+from tests.simulation.callers import Caller
 from tests.simulation.launcher import SimLauncher
 from tests.simulation.replica import SimReplica
 from tests.simulation.token import TOKEN
@@ -54,6 +55,8 @@ class SimMachine:
         self.left_behind: set[tuple[str, int]] = set()
         self.memory_back_s: float | None = None
         """How long devices keep the memory of dead processes, if not as usual."""
+        self.calls_from_here = False
+        self.caller: Caller | None = None
         self._stop_controller: asyncio.Event | None = None
         self._sessions = 0
 
@@ -108,6 +111,10 @@ class SimMachine:
         process = current_process()
         if process is not None:
             process.kill()
+
+    def start_caller(self) -> None:
+        if self.calls_from_here:
+            self.caller = Caller(self, self.boots)
 
     def stop_controller(self) -> None:
         """SIGTERM: it resigns and ends."""
@@ -186,7 +193,8 @@ class SimMachine:
         """Everything ends at once, and nobody is told."""
         self.world.network.wires.switch_off(self.name)
         self.launcher.powered_off()
-        for process in (self.agent, self.controller, *(replica.process for replica in self.replicas)):
+        caller = self.caller.process if self.caller is not None else None
+        for process in (self.agent, self.controller, caller, *(replica.process for replica in self.replicas)):
             if process is not None:
                 process.kill()
         self.launcher.running.clear()
@@ -198,6 +206,7 @@ class SimMachine:
         self.world.network.wires.switch_on(self.name)
         self.start_agent()
         self.start_controller()
+        self.start_caller()
 
     def __repr__(self) -> str:
         return f"<SimMachine {self.name} {'on' if self.powered else 'off'} {self.replicas}>"

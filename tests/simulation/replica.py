@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from serve_rt.agents.launcher.records import SpawnSpec
 from serve_rt.credentials import control_server
-from serve_rt.model.ids import ReplicaId
+from serve_rt.model.ids import DeploymentKey, ReplicaId
 from serve_rt.model.replica import Assignment
 from serve_rt.pb import replica_pb2 as pb
 from serve_rt.testing.sim_loop import SimProcess
+from serve_rt.transport.server import ReplicaIdentity, ServerRequest, StreamService
 from serve_rt.wire.services import service_handler
 from tests.simulation.token import TOKEN
 
@@ -56,8 +57,8 @@ class SimReplica:
         self.port = port
         self.phase = pb.REPLICA_PHASE_CONSTRUCTING
         self.message = ""
-        self.hurt = False
-        """A fault or its own user code harms it: killing it is nobody's mistake."""
+        self._hurt = False
+        self.was_ready = False
         self.killed_by_us = ""
         self.exit_code: int | None = None
         self.exit_signal: int | None = None
@@ -65,11 +66,16 @@ class SimReplica:
         self.process.on_end.append(self._ended)
         self._changed = asyncio.Event()
         self._draining: asyncio.Task[Any] | None = None
+        self.streams: StreamService | None = None
         self.process.start(self._live(), name="main")
 
     @property
     def alive(self) -> bool:
         return self.process.alive
+
+    @property
+    def key(self) -> DeploymentKey:
+        return self.assignment.key
 
     @property
     def ready(self) -> bool:
@@ -80,12 +86,33 @@ class SimReplica:
     def healthy(self) -> bool:
         return self.ready and not self.hurt and not self.behaviour.unhealthy
 
+    @property
+    def ongoing(self) -> int:
+        """Slots that are taken, as it counts them."""
+        return self.streams.ongoing if self.streams is not None else 0
+
+    @property
+    def hurt(self) -> bool:
+        """A fault or its own user code harms it: killing it is nobody's mistake."""
+        return self._hurt
+
+    @hurt.setter
+    def hurt(self, value: bool) -> None:
+        self._hurt = value
+        if self.was_ready:
+            self.machine.world.invariants.floor.fell(self)
+
     # --- its life -------------------------------------------------------------------------------------------------
 
     async def _live(self) -> None:
         await asyncio.sleep(LISTENS_AFTER_S)
         server = control_server(TOKEN)
+        identity = ReplicaIdentity("sim", self.replica_id, self.incarnation)
+        capacity = self.assignment.spec.options.max_ongoing_requests
+        self.streams = StreamService(identity, TOKEN, self, capacity)
+        self.streams.set_accepting(False)
         server.add_generic_rpc_handlers((service_handler(pb.DESCRIPTOR.services_by_name["Replica"], self),))
+        server.add_generic_rpc_handlers((self.streams.grpc_handler,))
         server.add_insecure_port(f"{self.machine.name}:{self.port}")
         await server.start()
         await asyncio.sleep(self.behaviour.construct_s)
@@ -96,6 +123,10 @@ class SimReplica:
             return
         if self.behaviour.never_ready or self.phase == pb.REPLICA_PHASE_DRAINING:
             return
+        self.streams.set_accepting(True)
+        if self.assignment.spec.version.endswith("good"):
+            self.machine.world.happened["good version ready"] += 1
+        self.was_ready = True
         self._enter(pb.REPLICA_PHASE_READY)
         if self.behaviour.crashes_after_s is not None:
             await asyncio.sleep(self.behaviour.crashes_after_s)
@@ -114,9 +145,27 @@ class SimReplica:
             self._draining = self.process.start(self._drain(), name="drain")
 
     async def _drain(self) -> None:
-        if not self.behaviour.ignores_drain:
+        drained = self.streams is None or await self.streams.drain(60.0)
+        if drained and not self.behaviour.ignores_drain:
             await asyncio.sleep(self.behaviour.drain_s)
             self.exit(code=0)
+
+    # --- requests ---------------------------------------------------------------------------------------------------
+
+    def start(self, request: ServerRequest) -> None:
+        """As the real replica's handler: the slot is taken."""
+        sent = self.machine.world.requests.started(request.open.request_id, self)
+        work = self.process.start(self._answer(request, sent.work_s), name="request")
+        work.add_done_callback(lambda _: request.finished())  # also of one that was cancelled before its first step
+
+        def cancelled(_reason: str) -> None:
+            work.cancel()
+
+        request.on_cancel = cancelled
+
+    async def _answer(self, request: ServerRequest, work_s: float) -> None:
+        await asyncio.sleep(work_s)
+        request.head(200, [], body=request.open.request_id.encode(), end=True)
 
     def exit(self, *, code: int | None = None, number: int | None = None) -> None:
         if self.alive:

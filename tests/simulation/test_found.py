@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
 import pytest
 
+from serve_rt.agents.launcher.records import Exit
 from tests.simulation.machine import SimMachine
 from tests.simulation.replica import SimReplica
-from tests.simulation.story import not_settled
+from tests.simulation.rest import not_settled
 from tests.simulation.users import deployment
 from tests.simulation.wire_faults import cut
 from tests.simulation.world import SimWorld
@@ -104,3 +106,20 @@ def test_a_node_that_comes_back_starts_nothing_where_a_forgotten_replica_runs() 
         world.run_for(90.0)
         assert not world.invariants.broken
         assert not_settled(world) == []
+
+
+def test_a_handle_that_outlived_its_note_starts_nothing(world: SimWorld) -> None:
+    """No launcher was there to forget it when its replica was withdrawn: the next agent started that for ever."""
+    replica = the_replica(world)
+    machine, key = replica.machine, replica.spec.key
+    handle = machine.launcher.handles[key]
+    world.users.delete("g")
+    world.run_for(10.0)
+    assert machine.agent is not None
+    machine.agent.kill()
+    machine.launcher.handles[key] = dataclasses.replace(handle, exited=Exit.unseen(handle.name, handle.kind, 1))
+    machine.start_agent()
+    world.run_for(10.0)
+    assert not world.invariants.broken
+    assert not_settled(world) == []
+    assert not machine.launcher.handles

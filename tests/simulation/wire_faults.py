@@ -58,15 +58,18 @@ def watch_lags(world: SimWorld, draw: Random) -> Heal | None:
 
 
 def watch_compacted(world: SimWorld, draw: Random) -> Heal | None:
-    """The watch is broken, and when it is back what happened in between is compacted away."""
-    store = _client(world, draw)
-    store.unavailable = True
+    """Some watches are broken, and when they are back what happened in between is compacted away."""
+    stores = _clients(world)
+    broken = draw.sample(stores, draw.randint(1, len(stores))) if stores else []
+    for store in broken:
+        store.unavailable = True
 
     def heal() -> None:
         machine = world.etcd.machine
         if machine.compacted < machine.revision:
             machine.compact(machine.revision)
-        store.unavailable = False
+        for store in broken:
+            store.unavailable = False
 
     return heal
 
@@ -78,6 +81,25 @@ def lease_expires(world: SimWorld, draw: Random) -> Heal | None:
         return None
     world.etcd.expire_lease(draw.choice(nodes).lease)
     return _nothing
+
+
+def leader_lease_expires(world: SimWorld, draw: Random) -> Heal | None:
+    """Its leader lives, and hears of it a moment later than its successor."""
+    holder = world.etcd.machine.get(world.keys.leader)
+    if holder is None:
+        return None
+    world.etcd.expire_lease(holder.lease)
+    return _nothing
+
+
+def writes_of_leader_late(world: SimWorld, draw: Random) -> Heal | None:
+    """Longer under way than their writer waits: they arrive when it, or another leader, has decided anew."""
+    leader = world.leading()
+    if leader is None or leader.controller is None or leader.controller.name not in leader.stores:
+        return None
+    store = leader.stores[leader.controller.name]
+    store.delay_writes(draw.randint(1, 3), draw.uniform(5.0, 25.0))
+    return lambda: store.delay_writes(0, 0.0)
 
 
 def machine_cut_from_etcd(world: SimWorld, draw: Random) -> Heal | None:
@@ -112,6 +134,20 @@ def machine_isolated(world: SimWorld, draw: Random) -> Heal | None:
         world.heal_machine_to_etcd(name)
         for each in heals:
             each()
+
+    return heal
+
+
+def most_machines_cut_off(world: SimWorld, draw: Random) -> Heal | None:
+    """From etcd, all but one, at once: that is not two machines dying."""
+    names = sorted(world.machines)
+    names.remove(draw.choice(names))
+    for name in names:
+        world.cut_machine_from_etcd(name)
+
+    def heal() -> None:
+        for name in names:
+            world.heal_machine_to_etcd(name)
 
     return heal
 
@@ -165,13 +201,17 @@ def cut(world: SimWorld, ends: tuple[str, str], *, both: bool) -> Heal:
     return heal
 
 
-def _client(world: SimWorld, draw: Random) -> FakeEtcd:
-    alive = [
+def _clients(world: SimWorld) -> list[FakeEtcd]:
+    return [
         machine.stores[process.name]
         for machine in world.machines.values()
         for process in (machine.agent, machine.controller)
         if process is not None and process.alive and process.name in machine.stores
     ]
+
+
+def _client(world: SimWorld, draw: Random) -> FakeEtcd:
+    alive = _clients(world)
     return draw.choice(alive) if alive else world.etcd.peer("nobody")
 
 
@@ -201,10 +241,13 @@ FAULTS: dict[str, Fault] = {
     "watch lags": watch_lags,
     "watch compacted": watch_compacted,
     "lease expires": lease_expires,
+    "leader lease expires": leader_lease_expires,
+    "writes of leader late": writes_of_leader_late,
     "machine cut from etcd": machine_cut_from_etcd,
     "machine cut from leader": machine_cut_from_leader,
     "wire cut one way": wire_cut_one_way,
     "machine isolated": machine_isolated,
+    "most machines cut off": most_machines_cut_off,
     "wires slow": wires_slow,
     "streams reset": streams_reset,
     "messages twice": messages_twice,

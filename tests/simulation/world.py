@@ -12,10 +12,11 @@ from __future__ import annotations
 import asyncio
 import enum
 import hashlib
+import itertools
 import random
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import lru_cache
@@ -31,12 +32,16 @@ from serve_rt.model.cluster import Cluster
 from serve_rt.model.ids import ReplicaId
 from serve_rt.model.replica import Assignment
 from serve_rt.model.transitions import S, Transitions, move
+from serve_rt.routing.exchange import Exchange
+from serve_rt.routing.link import Link
 from serve_rt.store.fold import Change, Fold
 from serve_rt.testing.fake_etcd import FakeEtcd
 from serve_rt.testing.sim_loop import LoopClock, SimLoop
 from serve_rt.testing.sim_network import SimNetwork
 from serve_rt.testing.sim_pipe import Wires
+from serve_rt.transport.server_stream import ServerStream
 from serve_rt.wire.records import decode
+from tests.simulation.callers import Caller, Requests, watch_placing
 from tests.simulation.invariants import Invariants
 from tests.simulation.machine import SimMachine, token_file
 from tests.simulation.replica import Behaviour, SimReplica
@@ -55,13 +60,21 @@ USER_CODE = {
     "forks": Behaviour(leaves_child=True),
 }
 """By the last word of a version."""
+CALLERS = ("a", "c")
+INGRESSES = ("d", "e")
+"""What the inner deployment of an application with two is not called."""
 SLOWER = {
     "serve_rt.controller.loop.LOOK_AT_DEMAND_S": 2.0,
     "serve_rt.agents.api_server._REPORT_EVERY_S": 3.0,
     "serve_rt.agents.probe.PERIOD_S": 2.0,
     "serve_rt.agents.probe.PERIOD_WHILE_SILENT_S": 1.0,
+    "serve_rt.transport.client.TICK_S": 2.0,
+    "serve_rt.routing.demand.SAMPLES": 1,
 }
 """What only shows that somebody lives is done less often: it is most of the work of a quiet minute."""
+TELL_TIME = ("demand", "exchange", "feed", "link", "replica_set", "router", "tally")
+"""Modules of routing, and of transport, that read a monotonic clock of their own."""
+TELL_TIME_TOO = ("client", "client_stream", "server_stream")
 
 
 class SimWorld:
@@ -92,10 +105,24 @@ class SimWorld:
             self._patches.enter_context(patch(table, self._move))
         for name, value in {**SLOWER, "serve_rt.store.fold.decode": _decoded_once}.items():
             self._patches.enter_context(patch(name, value))
+        self.files: dict[str, bytes] = {}
+        """What agents write of their routes; it outlives them."""
+        self._patches.enter_context(patch("serve_rt.agents.feed._save", self._save))
+        self._patches.enter_context(patch("serve_rt.agents.feed._load", self._load))
+        self.requests = Requests(self)
+        self.removed: dict[ReplicaId, int] = {}
+        """Replicas of lives whose deletion was acknowledged, and at which revision."""
+        order = itertools.count()
+        for kept_in_sets in (Link, ServerStream):
+            self._patches.enter_context(patch.object(kept_in_sets, "__hash__", lambda each: _number(each, order)))
+        placing = watch_placing(self, Exchange.put_on)
+        self._patches.enter_context(patch.object(Exchange, "put_on", placing))
         self._folder = tempfile.TemporaryDirectory(prefix="srt-sim-")
         self.token_path = token_file(Path(self._folder.name))
         self.loop = SimLoop(seed)
         self.clock = LoopClock(self.loop)
+        for module in (*(f"routing.{name}" for name in TELL_TIME), *(f"transport.{name}" for name in TELL_TIME_TOO)):
+            self._patches.enter_context(patch(f"serve_rt.{module}.time", _Time(self.loop)))
         self.network = SimNetwork(self.loop, Wires(self.loop))
         self.etcd = FakeEtcd(clock=self.clock)
         self.invariants = Invariants(self)
@@ -109,9 +136,30 @@ class SimWorld:
     # --- running --------------------------------------------------------------------------------------------------
 
     def begin(self) -> None:
+        self.invariants.floor.look_at_nodes()
         for machine in self.machines.values():
             machine.start_agent()
             machine.start_controller()
+            machine.calls_from_here = machine.name in CALLERS
+            machine.start_caller()
+
+    @property
+    def callers(self) -> list[Caller]:
+        return [machine.caller for machine in self.machines.values() if machine.caller is not None]
+
+    def deleted(self, app: str, revision: int) -> None:
+        """The deletion of an application is acknowledged: what there is of its ingress belongs to the past. What that
+        calls stays until its last request has ended."""
+        every = self.assignments().items()
+        gone = (replica for replica, each in every if each.app == app and each.spec.name in INGRESSES)
+        self.removed |= dict.fromkeys(gone, revision)
+
+    def _save(self, path: Path, data: bytes) -> None:
+        self.files[str(path)] = data
+
+    def _load(self, path: Path, kind: type[T]) -> T | None:
+        data = self.files.get(str(path))
+        return decode(data, kind, source=str(path)) if data is not None else None
 
     @property
     def now(self) -> float:
@@ -235,6 +283,23 @@ def _decoded_once(data: bytes, kind: type[T], *, source: str) -> T:
 
 def transition(old: enum.Enum, new: enum.Enum) -> str:
     return f"{type(old).__name__} {old.name} -> {new.name}"
+
+
+def _number(each: object, order: Iterator[int]) -> int:
+    """For sets: walked in an order that does not depend on addresses."""
+    number: int = each.__dict__.setdefault("_order", 0) or next(order) + 1
+    each.__dict__["_order"] = number
+    return number
+
+
+class _Time:
+    """As the module `time`, for code that has no `Clock`."""
+
+    def __init__(self, loop: SimLoop) -> None:
+        self.monotonic = loop.time
+
+    def monotonic_ns(self) -> int:
+        return int(self.monotonic() * 1e9)
 
 
 async def _nothing(seconds: float) -> None:
