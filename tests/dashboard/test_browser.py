@@ -47,41 +47,31 @@ def dashboard(served: Served) -> Iterator[str]:
 
 
 def test_a_person_watches_an_application() -> None:
-    with (
-        serve_run("tests.dashboard.watched:app", env={"PYTHONPATH": str(Path.cwd())}) as served,
-        dashboard(served) as url,
-        browser() as tab,
-    ):
-        tab.go(url)
-        eventually(lambda: "RUNNING" in tab.text(), SEEN_S, "the application is shown")
-        for number in range(60):
-            status, _ = served.request("GET", f"/?number={number}")
-            assert status == (500 if number % 10 == 0 else 200)
-        cell = "document.querySelector('table[data-name=applications] tbody tr')?.cells[5]?.textContent"
-        eventually(lambda: float(tab.run(f"parseFloat({cell}) || 0")) > 0, SEEN_S, "requests per second are shown")
-        assert tab.run(curves("Requests per second")) == 1
-        tab.click("default")
-        tab.click("Watched")
-        eventually(lambda: "1 wanted, 1 running, 1 to 2 allowed" in tab.text(), SEEN_S, "the autoscaler's word")
-        assert tab.run(curves("Replicas")) == 3
-        tab.click("default#Watched#")
-        eventually(lambda: "<b>asked for 59</b>" in tab.text(), SEEN_S, "its log is shown, as text")
-        tab.click("Nodes")
-        eventually(lambda: "(leader)" in tab.text() and "HEALTHY" in tab.text(), SEEN_S, "the node is shown")
-        assert tab.errors == []
+    with serve_run("tests.dashboard.watched:app", env={"PYTHONPATH": str(Path.cwd())}) as served, browser() as tab:
+        with dashboard(served) as url:
+            tab.go(url)
+            eventually(lambda: "RUNNING" in tab.text() and "live" in tab.text(), SEEN_S, "the application is shown")
+            for number in range(60):
+                status, _ = served.request("GET", f"/?number={number}")
+                assert status == (500 if number % 10 == 0 else 200)
+            cell = "document.querySelector('table[data-name=applications] tbody tr')?.cells[5]?.textContent"
+            eventually(lambda: float(tab.run(f"parseFloat({cell}) || 0")) > 0, SEEN_S, "requests per second are shown")
+            assert tab.run(curves("Requests per second")) == 1
+            tab.click("default")
+            tab.click("Watched")
+            eventually(lambda: "1 wanted, 1 running, 1 to 2 allowed" in tab.text(), SEEN_S, "the autoscaler's word")
+            assert tab.run(curves("Replicas")) == 3
+            tab.click("default#Watched#")
+            eventually(lambda: "<b>asked for 59</b>" in tab.text(), SEEN_S, "its log is shown, as text")
+            tab.click("Nodes")
+            eventually(lambda: "(leader)" in tab.text() and "HEALTHY" in tab.text(), SEEN_S, "the node is shown")
+            assert tab.errors == []
+        eventually(lambda: "has serve dashboard ended?" in tab.text(), SEEN_S, "the page says that nobody answers")
 
 
 def curves(title: str) -> str:
     """How many curves are drawn in a plot, as JavaScript."""
     return f"document.querySelectorAll('figure[data-title=\"{title}\"] path[d^=M]').length"
-
-
-def test_the_page_says_that_nobody_answers() -> None:
-    with serve_run("tests.dashboard.watched:app", env={"PYTHONPATH": str(Path.cwd())}) as served, browser() as tab:
-        with dashboard(served) as url:
-            tab.go(url)
-            eventually(lambda: "live" in tab.text(), SEEN_S, "the page lives")
-        eventually(lambda: "has serve dashboard ended?" in tab.text(), SEEN_S, "it says that it is old")
 
 
 def test_without_a_cluster_it_says_what_to_do(tmp_path: Path) -> None:
