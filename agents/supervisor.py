@@ -39,6 +39,9 @@ from serve_rt.model.starts import ReplicaStart
 log = logging.getLogger(__name__)
 _HIGH_WATER_STEP = 50
 """Revisions between two writes of the high-water mark when nothing else changed."""
+_AWAY_S = 2.0
+"""So late for a step we come only when this process, or the machine, did not run."""
+_CATCH_UP_S = 0.5
 
 
 class Supervisor:
@@ -202,7 +205,11 @@ class Supervisor:
                 async with asyncio.timeout(wait_s):
                     await self._wake.wait()
             except TimeoutError:
-                continue
+                pass
+            if due is not None and self._clock.monotonic() - due > _AWAY_S:
+                # We were stopped ourselves. What replicas said meanwhile is read first: one that got ready would be
+                # killed for starting too long (found by simulation).
+                await asyncio.sleep(_CATCH_UP_S)
 
     def _step_all(self) -> float | None:
         dues: list[float] = []

@@ -1,6 +1,6 @@
 """Bugs planted on purpose, to measure the simulation: each takes one care away, while a story is told.
 
-    pytest -m chaos tests/simulation/test_planted.py -s     # the table: what finds each, after how many seeds
+    pytest -m chaos tests/simulation/test_planted.py -s     # what finds each now
 
 Nothing of this is in the product: a bug is a patch of one function, for the time of a `with`. Used by test_planted.py.
 """
@@ -265,7 +265,7 @@ BUGS = (
     Bug("rolled back to the bad version", (("serve_rt.controller.judging.refuse", _refuse_to_the_same),)),
     Bug("drained ones stay in the routes", (("serve_rt.controller.deployment._Work.route", _route_of_all),)),
     Bug("no grace for a lost node", (("serve_rt.controller.census._standing", _lost_at_once),)),
-    Bug("mass vanish replaced", (("serve_rt.controller.census._probably_us", _never_us),)),
+    Bug("mass vanish replaced", (("serve_rt.controller.census.most_vanished_at_once", _never_us),)),
     Bug("a former life answers", (("serve_rt.model.cluster.Cluster.is_reborn", _never_reborn),)),
     Bug("retried though it had started", (("serve_rt.routing.router.may_run_again", _always_again),)),
     Bug("deadline not kept", (("serve_rt.routing.exchange.Exchange._deadline_passed", _no_deadline),)),
@@ -275,6 +275,10 @@ BUGS = (
     ),
     Bug("withdrawn request stays in the line", (("serve_rt.routing.router.Router.withdrawn", _still_waiting),)),
 )
+
+
+STORY_ENDS = "the story ends"
+"""What stands in place of a check when nothing can be told any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,7 +301,7 @@ def hunt(bug: Bug, seeds: Iterable[int]) -> Found | None:
             try:
                 told = tell(seed)
             except Exception as error:  # a bug may end the story itself: that is found, too
-                return Found(bug.name, seed, count, f"0: the story ends: {error!r}")
+                return Found(bug.name, seed, count, f"0: {STORY_ENDS}: {error!r}")
         if told.broken:
             return Found(bug.name, seed, count, told.broken[0])
     return None

@@ -71,10 +71,11 @@ def _differs(world: SimWorld, cluster: Cluster, app: AppName) -> list[str]:
     if any(_is_restless(memory) or memory.pending for memory in memories):
         return []
     reasons = []
-    if stood.serving != stood.asked and not stood.refused:
-        bad = any(memory.phase is RolloutPhase.FAILED for memory in memories)
-        reasons += [] if bad else [f"{app} serves version {stood.serving} and was asked for {stood.asked}"]
-    if not stood.refused and not wish.restored:
+    # One that never got ready does not come to serve, and with nothing good before it there is nothing to go back to.
+    bad = any(memory.phase is RolloutPhase.FAILED for memory in memories)
+    if stood.serving != stood.asked and not stood.refused and not bad:
+        reasons.append(f"{app} serves version {stood.serving} and was asked for {stood.asked}")
+    if stood.serving == stood.asked and not stood.refused and not wish.restored:
         asked = {spec.name: spec.version for spec in wish.specs}
         now = {spec.name: spec.version for spec in served.deployments}
         reasons += [f"{app} is at {now}, asked for was {asked}"] if asked != now and not reasons else []

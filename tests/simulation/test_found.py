@@ -123,3 +123,21 @@ def test_a_handle_that_outlived_its_note_starts_nothing(world: SimWorld) -> None
     assert not world.invariants.broken
     assert not_settled(world) == []
     assert not machine.launcher.handles
+
+
+@pytest.mark.parametrize("seed", [2, 3, 8, 10])
+def test_an_agent_that_was_stopped_listens_before_it_judges(seed: int) -> None:
+    """It killed a replica for starting too long that had got ready while the agent itself stood still."""
+    with SimWorld(seed) as world:
+        world.begin()
+        world.run_for(3.0)
+        world.users.deploy("x", deployment("v1-slow", 1))
+        world.run_for(2.0)
+        agent = the_replica(world).machine.agent
+        assert agent is not None
+        agent.pause()
+        world.run_for(35.0)
+        agent.resume()
+        world.run_for(60.0)
+        assert not world.invariants.broken
+        assert not_settled(world) == []

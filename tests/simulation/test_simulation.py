@@ -26,6 +26,7 @@ TABLES: tuple[Transitions[Any], ...] = (
     PROCESS_TRANSITIONS,
     ROLLOUT_TRANSITIONS,
 )  # Any: of many enums
+GONE_BACK_FROM = (RolloutPhase.ROLLING, RolloutPhase.STEADY, RolloutPhase.FAILED)
 NEVER = {
     # A replica that is told to end drains first, and one in BACKOFF is settled at once.
     *(transition(state, ReplicaState.STOPPED) for state in (ReplicaState.STARTING, ReplicaState.READY)),
@@ -38,14 +39,17 @@ NEVER = {
     transition(Process.KILLING, Process.NONE),
     # Here every spawn succeeds in the end: blobs and ports are always there.
     transition(Process.SPAWNING, Process.NONE),
-    # `serve rollback` is not among what users do here.
-    *(transition(phase, RolloutPhase.ROLLING_BACK) for phase in RolloutPhase if phase is not RolloutPhase.ROLLING),
+    # Users go back only from what has come to an end, or is on its way up.
+    *(transition(phase, RolloutPhase.ROLLING_BACK) for phase in RolloutPhase if phase not in GONE_BACK_FROM),
 }
 SELDOM = {
     # Phases of a fraction of a second: a change must fall into it. Told by tests/controller/scenarios instead.
     transition(RolloutPhase.DOWNSCALING, RolloutPhase.UPSCALING),
     transition(RolloutPhase.DOWNSCALING, RolloutPhase.ROLLING),
+    transition(RolloutPhase.DOWNSCALING, RolloutPhase.DELETING),
     transition(RolloutPhase.DELETING, RolloutPhase.ROLLING),
+    transition(RolloutPhase.ROLLING_BACK, RolloutPhase.DELETING),
+    transition(RolloutPhase.FAILED, RolloutPhase.ROLLING_BACK),
 }
 
 
