@@ -2,7 +2,8 @@
 
 `keeper` asks between the end of one process and the start of the next. A driver gives memory back within milliseconds;
 where it does not within RETURN_S the device is quarantined: its replica is given up here, the leader places it
-elsewhere and keeps away from the device until it is free. Devices that are only declared (fake) are never looked at.
+elsewhere and keeps away from the device until it is free, also when the agent is another one by then. Devices that are
+only declared (fake) are never looked at.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
 from serve_rt.agents.gpus import FAKE_PREFIX, DeviceUse, read_use
+from serve_rt.agents.memory import AgentMemory, Quarantine, Quarantines
 from serve_rt.model.resources import DeviceShare
 
 log = logging.getLogger(__name__)
@@ -54,13 +56,44 @@ class Devices:
         read: Callable[[str], DeviceUse | None] = read_use,
         return_s: float = RETURN_S,
         look_again_s: float = _LOOK_AGAIN_S,
+        *,
+        memory: AgentMemory | None = None,
+        boot_id: str = "",
     ) -> None:
+        """`memory`: where quarantines outlive the agent, within one life of the machine; None: they do not."""
         self.quarantined: dict[str, str] = {}
         """Reasons by UUID."""
         self._on_change, self._read, self._return_s, self._look_again_s = on_change, read, return_s, look_again_s
         self._before: dict[str, DeviceUse] = {}
         self._held: dict[str, Held] = {}
+        self._memory, self._boot_id = memory, boot_id
         self._wake = asyncio.Event()
+        self._remember()
+
+    def _remember(self) -> None:
+        known = self._memory.load_quarantines() if self._memory is not None else Quarantines()
+        if known.boot_id != self._boot_id:
+            return
+        for one in known.devices:
+            before = None if one.used_before_bytes is None else DeviceUse(one.used_before_bytes, frozenset())
+            self.quarantined[one.uuid], self._held[one.uuid] = one.reason, Held(one.pid, before, one.alone)
+        if self._held:
+            self._wake.set()
+
+    def _write_down(self) -> None:
+        if self._memory is None:
+            return
+        devices = tuple(
+            Quarantine(
+                uuid,
+                self.quarantined[uuid],
+                held.pid,
+                held.alone,
+                held.before.used_bytes if held.before is not None else None,
+            )
+            for uuid, held in self._held.items()
+        )
+        self._memory.save_quarantines(Quarantines(self._boot_id, devices))
 
     async def note(self, shares: Iterable[DeviceShare]) -> None:
         """Remember how much of the devices is used before a process starts on them."""
@@ -89,6 +122,7 @@ class Devices:
         would look free (found by simulation)."""
         log.error("GPU %s is quarantined: %s", uuid, reason, extra={"action": "gpu_quarantined"})
         self.quarantined[uuid], self._held[uuid] = reason, held
+        self._write_down()
         self._wake.set()
         await self._tell()
 
@@ -105,6 +139,7 @@ class Devices:
                 if not await self._why_not(uuid, held):
                     log.warning("GPU %s is free again", uuid, extra={"action": "gpu_released"})
                     del self.quarantined[uuid], self._held[uuid]
+                    self._write_down()
                     await self._tell()
             if not self._held:
                 self._wake.clear()

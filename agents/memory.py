@@ -104,8 +104,29 @@ class HighWater:
     schema: int = 1
 
 
+@dataclass(frozen=True, slots=True)
+class Quarantine:
+    """A device that a dead process still holds."""
+
+    uuid: str
+    reason: str
+    pid: int
+    alone: bool
+    used_before_bytes: int | None
+    """None: another agent started that process."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantines:
+    boot_id: str = ""
+    """A device that was held before the machine started anew is free."""
+    devices: tuple[Quarantine, ...] = ()
+    schema: int = 1
+
+
 class AgentMemory:
     def __init__(self, state: StateDir) -> None:
+        self._quarantines = state.path / "quarantines.json"
         self._folder = state.assignments
         self._high_water = state.path / "high-water.json"
 
@@ -140,8 +161,20 @@ class AgentMemory:
     def save_high_water(self, value: HighWater) -> None:
         write_atomically(self._high_water, records.encode(value))
 
+    def load_quarantines(self) -> Quarantines:
+        try:
+            return records.decode(self._quarantines.read_bytes(), Quarantines, source=str(self._quarantines))
+        except FileNotFoundError:
+            return Quarantines()
+        except (ConfigError, OSError) as error:
+            log.error("starting without them: %s", error, extra={"action": "quarantines_damaged"})
+            return Quarantines()
+
+    def save_quarantines(self, value: Quarantines) -> None:
+        write_atomically(self._quarantines, records.encode(value))
+
     def clear(self) -> None:
-        """The node has left: nothing of it is to come back."""
+        """The node has left: nothing of it is to come back. (A device that is held stays so.)"""
         for path in self._folder.glob("*.json"):
             path.unlink(missing_ok=True)
         self._high_water.unlink(missing_ok=True)

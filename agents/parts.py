@@ -71,7 +71,7 @@ class Parts:
         self.observations = Observations(self.registration)
         self.feed = Feed(node.state, node.cluster, node.node_id)
         self.blobs = BlobStore(node.state, node.token, self._blob_holders, self.observations.blob_changed)
-        self.devices = Devices(self.registration.update)
+        self.devices = Devices(self.registration.update, memory=self.memory, boot_id=node.boot_id)
         starter = Starter(node, self.blobs, lambda: self.supervisor.ports(), self.devices)
         self.supervisor = Supervisor(node, launcher, starter, self.memory, clock, self._replica_changed, self._learned)
         changed = self.observations.blob_changed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,8 @@ from serve_rt.agents import life_cycle
 from serve_rt.agents.devices import SLACK_BYTES, Devices, Held, why_not_free
 from serve_rt.agents.gpus import DeviceUse
 from serve_rt.agents.life_cycle import Record
+from serve_rt.agents.memory import AgentMemory
+from serve_rt.config.paths import StateDir
 from serve_rt.controller.room import NodeRoom
 from serve_rt.model.ids import NodeId, ReplicaId
 from serve_rt.model.node import NodeRecord
@@ -82,6 +85,30 @@ def test_what_does_not_come_back_is_quarantined_and_given_back_when_it_does() ->
         await asyncio.wait_for(changed.wait(), 5)
         assert not devices.quarantined
         watching.cancel()
+
+    asyncio.run(main())
+
+
+def test_a_quarantine_outlives_the_agent_and_not_the_machines_life(tmp_path: Path) -> None:
+    async def main() -> None:
+        driver, memory = FakeDriver(), AgentMemory(StateDir(tmp_path))
+        first = Devices(read=driver.read, return_s=0.0, memory=memory, boot_id="b1")
+        await first.note([WHOLE])
+        driver.use = DeviceUse(9 * GIB, frozenset())
+        await first.until_free([WHOLE], 7)
+
+        second = Devices(read=driver.read, look_again_s=0.01, memory=memory, boot_id="b1")
+        assert second.quarantined == first.quarantined != {}
+        assert not Devices(read=driver.read, memory=memory, boot_id="b2").quarantined
+        watching = asyncio.create_task(second.run())
+        await asyncio.sleep(0.05)
+        assert second.quarantined, "it is held still: what was used before is remembered, too"
+        driver.use = IDLE
+        async with asyncio.timeout(5):
+            while second.quarantined:  # noqa: ASYNC110  # nothing is told without a registration
+                await asyncio.sleep(0.01)
+        watching.cancel()
+        assert not Devices(read=driver.read, memory=memory, boot_id="b1").quarantined
 
     asyncio.run(main())
 

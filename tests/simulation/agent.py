@@ -23,7 +23,7 @@ from serve_rt.agents.feed import Feed
 from serve_rt.agents.launcher.records import ProcessKind, SpawnSpec
 from serve_rt.agents.launcher_link import LauncherLink
 from serve_rt.agents.leader_calls import LeaderCalls
-from serve_rt.agents.memory import AgentMemory, Copy, HighWater
+from serve_rt.agents.memory import AgentMemory, Copy, HighWater, Quarantines
 from serve_rt.agents.node import ThisNode
 from serve_rt.agents.observations import Observations
 from serve_rt.agents.parts import Parts
@@ -53,6 +53,7 @@ class Disk:
 
     copies: dict[ReplicaId, Copy] = field(default_factory=dict)
     high_water: HighWater = field(default_factory=HighWater)
+    quarantines: Quarantines = field(default_factory=Quarantines)
 
 
 class SimMemory(AgentMemory):
@@ -73,6 +74,12 @@ class SimMemory(AgentMemory):
 
     def save_high_water(self, value: HighWater) -> None:
         self._disk.high_water = value
+
+    def load_quarantines(self) -> Quarantines:
+        return self._disk.quarantines
+
+    def save_quarantines(self, value: Quarantines) -> None:
+        self._disk.quarantines = value
 
     def clear(self) -> None:
         self._disk.copies.clear()
@@ -121,7 +128,9 @@ class SimParts(Parts):
         self.observations = Observations(self.registration)
         self.feed = Feed(node.state, node.cluster, node.node_id)
         self.blobs = SimBlobs()
-        self.devices = Devices(self.registration.update, read=machine.device_use)
+        self.devices = Devices(
+            self.registration.update, read=machine.device_use, memory=self.memory, boot_id=node.boot_id
+        )
         starter = SimStarter(node, self.blobs, lambda: self.supervisor.ports(), self.devices)
         self.supervisor = Supervisor(node, launcher, starter, self.memory, clock, self._replica_changed, self._learned)
         self._join()

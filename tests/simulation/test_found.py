@@ -72,6 +72,19 @@ def test_a_quarantine_is_known_before_the_device_looks_free(world: SimWorld, red
     assert not_settled(world) == []
 
 
+def test_a_quarantine_outlives_the_agent(world: SimWorld) -> None:
+    """The next agent knew of none, and the leader gave the device away while it was held (seed 211)."""
+    machine = crash(the_replica(world), memory_back_s=60.0)
+    world.run_for(35.0)
+    assert machine.agent is not None
+    machine.agent.kill()
+    machine.start_agent()
+    world.users.deploy("g", deployment("v2-good", 3, 1000))  # every device is asked for
+    world.run_for(90.0)
+    assert not world.invariants.broken
+    assert not_settled(world) == []
+
+
 def test_a_quarantine_found_without_etcd_is_known_before_the_device_looks_free(world: SimWorld) -> None:
     """With the registration lost nothing was written, and the report of the replica's end was all the leader heard."""
     crash(the_replica(world), memory_back_s=50.0)
