@@ -144,7 +144,9 @@ def _judged(
     configs = {spec.name: _config_standing(draft, target.name, spec) for spec in target.deployments}
     for name, config in configs.items():
         if config.refused is not None and memory.last_good not in (None, memory.asked):
-            return _refused(memory, f"deployment {name!r} does not take its user_config: {config.refused}")
+            return _refused(
+                memory, f"deployment {name!r}: its replicas go on with the former user_config: {config.refused}"
+            )
     if all(state.phase not in _UNREACHED for state in states) and not any(c.behind for c in configs.values()):
         good = (memory.asked, *(n for n in memory.good if n != memory.asked))[:KEPT_APP_VERSIONS]
         return replace(memory, serving=memory.asked, good=good)
